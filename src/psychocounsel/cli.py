@@ -1,0 +1,144 @@
+"""The command line. Heavy libraries are imported inside the commands, so that help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from psychocounsel import __version__
+from psychocounsel.errors import RunInterrupted, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From professional principles to preference data, reward models, aligned counselling models and honest evaluation. "
+    "Research and professional drafting aid; not therapy.",
+)
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML). Complete examples are in recipes/.")]
+SetValues = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: table.key=value. Repeatable.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"psychocounsel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    set_values: SetValues = None,
+    runs: Runs = Path("runs"),
+    start: Annotated[str, typer.Option("--from", help="First stage to run; earlier ones must be finished.")] = "speeches",
+    stop: Annotated[str, typer.Option("--to", help="Last stage to run.")] = "evaluate",
+    redo: Annotated[str, typer.Option("--redo", help="Make this stage, and all after it, anew.")] = "",
+    reuse: Annotated[Path | None, typer.Option("--reuse", help="Take over equal stages and paid calls of another run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+) -> None:
+    """Run a recipe from speeches to report. The same command again continues or finds everything done."""
+    from psychocounsel.pipeline import Options, plan_run, run_recipe
+    from psychocounsel.recipe import load_recipe
+
+    loaded = load_recipe(recipe, set_values)
+    options = Options(start, stop, redo, reuse)
+    if dry_run:
+        for plan in plan_run(loaded, runs, options):
+            print(f"{plan.stage:<11} {plan.action}{f' ({plan.why})' if plan.why else ''}")
+        return
+    folder = run_recipe(loaded, runs, options)
+    report = folder.path / "report.html"
+    if stop == "evaluate" and report.exists():
+        from psychocounsel.show import show_results
+
+        show_results(folder.path)
+        print(f"Report: {report}")
+
+
+def _stage_command(name: str, help_text: str) -> None:
+    def command(
+        recipe: RecipeFile,
+        set_values: SetValues = None,
+        runs: Runs = Path("runs"),
+        redo: Annotated[bool, typer.Option("--redo", help="Make the stage anew, and all after it when they run.")] = False,
+    ) -> None:
+        from psychocounsel.pipeline import Options, run_recipe
+        from psychocounsel.recipe import load_recipe
+
+        run_recipe(load_recipe(recipe, set_values), runs, Options(name, name, name if redo else ""))
+
+    app.command(name, help=f"Stage only: {help_text}", rich_help_panel="Stages")(command)
+
+
+for _name, _text in {
+    "speeches": "collect, clean, de-duplicate and split client speeches.",
+    "responses": "ask candidate models for replies.",
+    "ratings": "let judges score every reply by the principles.",
+    "pairs": "turn ratings into preference pairs.",
+    "supervised": "build or take the starting model.",
+    "reward": "train the reward model.",
+    "policy": "align the policy, offline and online.",
+    "evaluate": "measure everything on held-out speeches.",
+}.items():
+    _stage_command(_name, _text)
+
+
+@app.command()
+def check(recipe: RecipeFile, set_values: SetValues = None) -> None:
+    """Validate a recipe and preview what it would do: sources, calls, tokens, training steps. Spends nothing."""
+    from psychocounsel.preview import preview
+    from psychocounsel.recipe import load_recipe
+
+    preview(load_recipe(recipe, set_values))
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(help="A run folder, a stage folder or a .jsonl file.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows of a file to show.")] = 3,
+) -> None:
+    """Show a run, a stage or a file of records in readable form."""
+    from psychocounsel.show import show_path
+
+    show_path(path, rows)
+
+
+@app.command()
+def rate(
+    judge: Annotated[str, typer.Option("--judge", help="'embedded', or any model string such as openai:gpt-4o.")],
+    source: Annotated[Path, typer.Option("--input", help="JSON Lines with 'speech' and 'response'; other columns are kept.")],
+    target: Annotated[Path, typer.Option("--output", help="Where the rows with 'scores' and 'overall' go.")],
+    calls: Annotated[Path | None, typer.Option("--calls", help="Call store; default: OUTPUT with .calls.sqlite.")] = None,
+) -> None:
+    """Rate any rows by the principles with one judge."""
+    from psychocounsel.rate import rate_file
+
+    rate_file(judge, source, target, calls)
+
+
+def main() -> None:
+    """Entry point: user errors are one line and exit code 2, Ctrl-C is 130."""
+    try:
+        app()
+    except UserError as error:
+        print(f"psychocounsel: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, RunInterrupted) as error:
+        print(f"psychocounsel: {error or 'stopped; the same command continues'}", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Stage 8: honest evaluation of reward models and policies."""

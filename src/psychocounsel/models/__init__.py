@@ -1,0 +1,47 @@
+"""Who speaks and judges: one protocol for recorded, remote, local and scripted models. Names are strings in a recipe."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from psychocounsel.errors import UserError, nearest
+from psychocounsel.models.chat import ChatModel
+
+KINDS = ("recorded", "openai", "local", "http", "https")
+
+
+def open_models(name: str, purpose: str = "responses") -> list[ChatModel]:
+    """The models behind a recipe's string; a recording may hold several. Raises UserError for unknown strings.
+
+    `recorded:embedded`, `recorded:FILE_OR_FOLDER`, `openai:MODEL`, `http(s)://HOST/v1#MODEL`, `local:FOLDER_OR_HUB_ID`,
+    or `package.module:object`, a callable without arguments that returns a ChatModel. `purpose` is "responses"
+    or "ratings": it says which recording is meant.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "recorded" and rest:
+        from psychocounsel.models.recorded import open_recording
+
+        return open_recording(rest, purpose)
+    if kind in ("openai", "http", "https") and rest:
+        from psychocounsel.models.openai_api import OpenAIModel
+
+        return [OpenAIModel.from_name(name)]
+    if kind == "local" and rest:
+        from psychocounsel.models.local import LocalModel
+
+        return [LocalModel(rest)]
+    if "." in kind and rest:
+        return [_user_model(kind, rest)]
+    raise UserError(
+        f"model '{name}': not a known model string{nearest(kind, list(KINDS))} Write recorded:embedded, openai:MODEL, "
+        "http://HOST/v1#MODEL, local:FOLDER or package.module:object"
+    )
+
+
+def _user_model(module: str, attribute: str) -> ChatModel:
+    try:
+        factory: Callable[[], ChatModel] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model '{module}:{attribute}': cannot be imported ({error})") from error
+    return factory()

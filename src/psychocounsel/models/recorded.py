@@ -1,0 +1,100 @@
+"""Recorded models: replies made earlier, by us, by other software or by people, served through the same protocol."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from psychocounsel.errors import UserError
+from psychocounsel.models.chat import ChatModel, Completion, Request
+from psychocounsel.recipe import data_path
+from psychocounsel.records import read_rows
+
+
+class RecordedModel:
+    """Replies by key; `fields` names the parts of a request's subject that make the key."""
+
+    kind = "recorded"
+    concurrency = 64
+
+    def __init__(self, name: str, fields: tuple[str, ...], replies: dict[tuple[str, ...], str]) -> None:
+        self.name = name
+        self.fields = fields
+        self.replies = replies
+
+    def _key(self, request: Request) -> tuple[str, ...]:
+        return tuple(request.subject.get(field, "") for field in self.fields)
+
+    def can_answer(self, request: Request) -> bool:
+        return self._key(request) in self.replies
+
+    async def send(self, request: Request) -> str:
+        try:
+            return json.dumps({"text": self.replies[self._key(request)]}, ensure_ascii=False)
+        except KeyError:
+            raise UserError(f"{self.name}: no recorded reply for {self._key(request)}") from None
+
+    def read(self, raw: str) -> Completion:
+        return Completion.model_validate_json(raw)
+
+
+def open_recording(where: str, purpose: str) -> list[ChatModel]:
+    """All models of a recording: 'embedded' (package data, optionally /NAME), a JSON Lines file, or a folder of them."""
+    name, _, only = where.partition("/") if where.startswith("embedded") else (where, "", "")
+    path = embedded_file(f"{purpose}.jsonl") if name == "embedded" else data_path(where)
+    if path.is_dir():
+        parts = sorted(path.glob("*.jsonl"))
+        if not parts:
+            raise UserError(f"{path}: no *.jsonl recordings in this folder")
+        models = [model for part in parts for model in _open_file(part, purpose)]
+    else:
+        models = _open_file(path, purpose)
+    chosen = [model for model in models if not only or model.name == only]
+    if not chosen:
+        raise UserError(f"recorded:{where}: no recorded model of that name; there are {', '.join(m.name for m in models)}")
+    return list(chosen)
+
+
+def embedded_file(name: str) -> Path:
+    """A file of the embedded default."""
+    return Path(str(files("psychocounsel.embedded").joinpath(name)))
+
+
+def question_key(value: Any) -> str:
+    """The source id of a FastChat question, apart from other sources' plain numbers."""
+    return f"question:{value}"
+
+
+def _open_file(path: Path, purpose: str) -> list[RecordedModel]:
+    read = _read_reply if purpose == "responses" else _read_rating
+    replies: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], str]] = defaultdict(dict)
+    for number, row in read_rows(path):
+        try:
+            name, fields, key, text = read(row, path)
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(
+                f"{path}:{number}: not a recorded {'reply' if purpose == 'responses' else 'rating'} ({error!r}); "
+                "see docs/responses.md and docs/ratings.md for the known shapes"
+            ) from error
+        replies[name, fields].setdefault(key, text)  # a second run of the same question does not replace the first
+    if not replies:
+        raise UserError(f"{path}: empty; expected one recorded reply per line")
+    return [RecordedModel(name, fields, found) for (name, fields), found in sorted(replies.items())]
+
+
+def _read_reply(row: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:
+    if "choices" in row:  # FastChat answers: the file's name is the model's name
+        return path.stem, ("source_id",), (question_key(row["question_id"]),), str(row["choices"][0]["turns"][0]).strip()
+    field = "speech_id" if "speech_id" in row else "source_id"
+    return row["model"], (field,), (str(row[field]),), str(row["text"]).strip()
+
+
+def _read_rating(row: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:
+    if "question_id" in row:  # ratings of FastChat answers by named raters
+        answer = {key: row[key] for key in ("stage", "risk", "scores", "note") if key in row}
+        key = (question_key(row["question_id"]), row["model"])
+        return row["rater"], ("source_id", "model"), key, json.dumps({**answer, "scores": row["scores"]}, ensure_ascii=False)
+    return row["judge"], ("response_id",), (row["response_id"],), str(row["reply"])

@@ -1,0 +1,112 @@
+"""The call store: every model call of a run in one SQLite file, so that nothing is ever paid for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from psychocounsel.errors import UserError
+from psychocounsel.models.chat import ChatModel, Completion, Request
+from psychocounsel.records import content_id
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS texts (id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS calls (
+  id TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, request TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('pending', 'done')), raw TEXT) WITHOUT ROWID;
+"""
+
+
+class CallStore:
+    """A folder's `calls.sqlite`. A pending row goes in before sending, the raw body before parsing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.connection = sqlite3.connect(path, isolation_level=None)
+            self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.execute("PRAGMA synchronous=FULL")
+            self.connection.executescript(TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(f"{path}: cannot be used as a call store ({error}); is it damaged, or the disk full?") from error
+
+    def __enter__(self) -> CallStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.connection.close()
+
+    def find(self, call_id: str) -> str | None:
+        """The raw body of a finished call, or None."""
+        row = self.connection.execute("SELECT raw FROM calls WHERE id = ? AND status = 'done'", (call_id,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def begin(self, call_id: str, model: ChatModel, request: Request) -> None:
+        """Note that a call is about to be sent. Long prompts are stored once."""
+        texts = [(content_id(message["content"]), message["content"]) for message in request.messages]
+        slim = [{"role": m["role"], "text": key} for m, (key, _) in zip(request.messages, texts, strict=True)]
+        body = {"messages": slim, "sampling": request.sampling, "schema": request.answer_schema, "sample": request.sample}
+        with self.connection:
+            self._run("BEGIN")
+            self.connection.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts)
+            self._run(
+                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, 'pending', NULL)",
+                (call_id, model.kind, model.name, json.dumps(body)),
+            )
+
+    def finish(self, call_id: str, raw: str) -> None:
+        """Keep the raw body of a call."""
+        self._run("UPDATE calls SET status = 'done', raw = ? WHERE id = ?", (raw, call_id))
+
+    def counts(self) -> dict[str, int]:
+        """How many calls are done and pending."""
+        return dict(self.connection.execute("SELECT status, COUNT(*) FROM calls GROUP BY status").fetchall())
+
+    def _run(self, sql: str, values: tuple[object, ...] = ()) -> None:
+        try:
+            self.connection.execute(sql, values)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{self.path}: cannot write ({error}); free some disk space, then run the same command") from error
+
+
+async def ask(model: ChatModel, request: Request, store: CallStore) -> Completion:
+    """Answer one request: from the store when the same call was made before, else by the model."""
+    call_id = request.key(model.kind, model.name)
+    raw = store.find(call_id)
+    cached = raw is not None
+    if raw is None:
+        store.begin(call_id, model, request)
+        raw = await model.send(request)
+        store.finish(call_id, raw)
+    return model.read(raw).model_copy(update={"call_id": call_id, "cached": cached})
+
+
+def ask_all(
+    jobs: Sequence[tuple[ChatModel, Request]], store: CallStore, done: Callable[[Completion], None] = lambda _: None
+) -> list[Completion]:
+    """Answer many requests at once (each model's own concurrency), in the order of `jobs`.
+
+    A failure or Ctrl-C cancels what is in flight; whatever was answered stays in the store.
+    """
+
+    async def one(model: ChatModel, request: Request, gate: asyncio.Semaphore) -> Completion:
+        async with gate:
+            completion = await ask(model, request, store)
+        done(completion)
+        return completion
+
+    async def everything() -> list[Completion]:
+        gates = {id(model): asyncio.Semaphore(model.concurrency) for model, _ in jobs}
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(model, request, gates[id(model)])) for model, request in jobs]
+        except* UserError as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    return asyncio.run(everything())

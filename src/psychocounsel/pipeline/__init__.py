@@ -1,0 +1,219 @@
+"""The pipeline: decides which stages of a recipe are done, runs the others in order, and can always be continued."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from psychocounsel.errors import RunInterrupted, UserError, nearest
+from psychocounsel.models.store import CallStore
+from psychocounsel.pipeline.context import Run
+from psychocounsel.principles import load_principles
+from psychocounsel.recipe import Recipe
+from psychocounsel.run import STAGES, Manifest, RunFolder, differences, write_text
+
+TRAINED = ("supervised", "reward", "policy", "evaluate")
+READS: dict[str, tuple[str, ...]] = {
+    "speeches": (),
+    "responses": ("speeches",),
+    "ratings": ("speeches", "responses"),
+    "pairs": ("speeches", "responses", "ratings"),
+    "supervised": ("speeches", "responses", "pairs"),
+    "reward": ("speeches", "responses", "pairs", "supervised"),
+    "policy": ("speeches", "responses", "pairs", "supervised", "reward"),
+    "evaluate": ("speeches", "responses", "ratings", "pairs", "supervised", "reward", "policy"),
+}
+USES_PRINCIPLES = ("ratings", "pairs", "evaluate")
+USES_BASE = ("supervised", "reward", "policy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a recipe to run."""
+
+    start: str = STAGES[0]
+    stop: str = STAGES[-1]
+    redo: str = ""
+    reuse: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen to a stage, and why."""
+
+    stage: str
+    action: Literal["done", "run", "reuse", "differs"]
+    why: str = ""
+
+
+def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
+    """All settings that shape a stage's output."""
+    settings: dict[str, Any] = {"seed": recipe.seed, **getattr(recipe, name).model_dump(mode="json")}
+    if name in USES_PRINCIPLES:
+        settings["principles"] = [principle.model_dump(mode="json") for principle in load_principles(recipe.principles)]
+    if name in USES_BASE:
+        settings["base"] = recipe.base
+    if name == "evaluate":
+        settings["max_length"] = recipe.policy.max_length
+    return settings
+
+
+def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
+    """Run a recipe's stages into `root/NAME`. Finished stages are skipped; a killed run continues where it stopped.
+
+    Raises UserError (with what to do) and RunInterrupted; nothing finished or paid for is lost by either.
+    """
+    _check_stages(options)
+    load_principles(recipe.principles)
+    folder = RunFolder(root / recipe.name)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.path):
+            _run_locked(recipe, folder, options)
+    except KeyboardInterrupt:
+        raise RunInterrupted(f"stopped; everything finished is in {folder.path}, the same command continues") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise UserError(f"{folder.path}: {error.strerror}; free some space or mend the rights, then run the same command") from error
+    return folder
+
+
+def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
+    first, last = STAGES.index(options.start), STAGES.index(options.stop)
+    if options.redo:
+        for name in STAGES[STAGES.index(options.redo) :]:
+            folder.discard(name)
+    if options.reuse is not None and not (folder.path / "calls.sqlite").exists() and (options.reuse / "calls.sqlite").exists():
+        shutil.copy2(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
+    write_text(folder.path / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False))
+    if any(name in TRAINED for name in STAGES[first : last + 1]):
+        from psychocounsel.models.weights import require_training
+
+        require_training()
+        from psychocounsel.training.loop import use_threads
+
+        use_threads(recipe.threads)
+    ran = False
+    with CallStore(folder.path / "calls.sqlite") as store:
+        run = Run(recipe, folder, store)
+        for name in STAGES[: last + 1]:
+            plan = plan_stage(recipe, folder, name, options.reuse)
+            if plan.action == "differs":
+                raise UserError(
+                    f"{folder.stage(name)}: made with other settings ({plan.why}); go on with --redo {name}, "
+                    "or give the run another name (--set name=...)"
+                )
+            if plan.action == "done":
+                _say(f"{name}: done before")
+            elif STAGES.index(name) < first:
+                raise UserError(f"--from {options.start}: stage {name} is not finished; start from there")
+            elif plan.action == "reuse" and options.reuse is not None:
+                shutil.copytree(RunFolder(options.reuse).stage(name), folder.stage(name), dirs_exist_ok=True)
+                _say(f"{name}: taken over from {options.reuse}")
+                ran = True
+            else:
+                _run_stage(run, name)
+                ran = True
+        if options.stop == STAGES[-1] and (ran or not (folder.path / "report.html").exists()):
+            from psychocounsel.pipeline.evaluation import write_results
+
+            write_results(run)
+
+
+def plan_stage(recipe: Recipe, folder: RunFolder, name: str, reuse: Path | None = None) -> Plan:
+    """Whether a stage is done, can be taken over from another run, must run, or was made with other settings."""
+    settings, inputs = stage_settings(recipe, name), _inputs(folder, name)
+    manifest = folder.manifest(name)
+    if manifest is not None:
+        if inputs is not None and (changed := _changes(manifest, settings, inputs)):
+            return Plan(name, "differs", "; ".join(changed[:3]))
+        return Plan(name, "done")
+    if reuse is not None and inputs is not None:
+        other = RunFolder(reuse).manifest(name)
+        if other is not None and not _changes(other, settings, inputs):
+            return Plan(name, "reuse", str(reuse))
+    return Plan(name, "run")
+
+
+def plan_run(recipe: Recipe, root: Path, options: Options) -> list[Plan]:
+    """What `run_recipe` would do, stage by stage, without doing it."""
+    _check_stages(options)
+    folder = RunFolder(root / recipe.name)
+    plans: list[Plan] = []
+    for name in STAGES[: STAGES.index(options.stop) + 1]:
+        redone = options.redo and STAGES.index(name) >= STAGES.index(options.redo)
+        plans.append(Plan(name, "run", "--redo") if redone else plan_stage(recipe, folder, name, options.reuse))
+    return plans
+
+
+def _inputs(folder: RunFolder, name: str) -> dict[str, str] | None:
+    """Identities of the stages this one reads, or None when one of them is not finished."""
+    manifests = {stage: folder.manifest(stage) for stage in READS[name]}
+    if not all(manifests.values()):
+        return None
+    return {stage: manifest.identity for stage, manifest in manifests.items() if manifest}
+
+
+def _changes(manifest: Manifest, settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
+    changed = differences(manifest.settings, json.loads(json.dumps(settings)))
+    return changed + [f"stage {stage} was made anew" for stage in inputs if manifest.inputs.get(stage) != inputs[stage]]
+
+
+def _run_stage(run: Run, name: str) -> None:
+    from psychocounsel.pipeline.stages import STAGE_FUNCTIONS
+
+    folder = run.folder.stage(name)
+    settings, inputs = stage_settings(run.recipe, name), _inputs(run.folder, name) or {}
+    started = json.dumps([settings, inputs], sort_keys=True)
+    note = folder / "started.json"
+    if note.is_file() and note.read_text(encoding="utf-8") != started:
+        run.folder.discard(name)  # half-made with other settings: its checkpoints must not be continued
+    write_text(note, started)
+    start = time.monotonic()
+    counts = STAGE_FUNCTIONS[name](run, folder)
+    for leftover in [*folder.rglob("checkpoint"), *folder.rglob("checkpoint.*"), *folder.rglob("*.part"), *folder.rglob("best.pt")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+    note.unlink()
+    seconds = time.monotonic() - start
+    run.folder.finish(name, settings, inputs, counts, seconds)
+    from psychocounsel.pipeline.evaluation import counts_text
+
+    _say(f"{name}: {counts_text(counts)} ({seconds:.0f} s)")
+
+
+def _check_stages(options: Options) -> None:
+    for flag, name in (("--from", options.start), ("--to", options.stop), ("--redo", options.redo)):
+        if name and name not in STAGES:
+            raise UserError(f"{flag} {name}: not a stage{nearest(name, list(STAGES))} The stages are {', '.join(STAGES)}")
+    if STAGES.index(options.start) > STAGES.index(options.stop):
+        raise UserError(f"--from {options.start} comes after --to {options.stop}; nothing would run")
+    if options.reuse is not None and not options.reuse.is_dir():
+        raise UserError(f"--reuse {options.reuse}: no such run folder")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time works on a run; the lock goes with the process."""
+    with (path / "run.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{path}: another process is working on this run; wait for it or choose another name") from None
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Stage 7: the preference-aligned policy, offline and then online."""

@@ -1,0 +1,95 @@
+"""Online rounds: sample from the current policy, let the reward model pick best and worst, take DPO steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from psychocounsel.errors import UserError
+from psychocounsel.models.weights import load_causal, load_tokenizer
+from psychocounsel.policy.generate import generate
+from psychocounsel.policy.offline import open_encoder, train_policy
+from psychocounsel.recipe import OnlineTable, PolicyTable
+from psychocounsel.records import Speech, content_id, read_rows, write_rows
+from psychocounsel.reward.score import RewardModel
+from psychocounsel.training.batches import Encoder, Group
+
+
+def draw_speeches(speeches: Sequence[Speech], number: int, table: OnlineTable, seed: int) -> list[Speech]:
+    """Speeches of round `number` (from 0): the next slice of one content-hash order, so none repeats until all were used."""
+    order = sorted((s for s in speeches if s.split == "train"), key=lambda s: content_id([seed, "online", s.id]))
+    if not order:
+        raise UserError("policy.online: the train split is empty")
+    count = min(table.speeches, len(order))
+    start = number * count
+    return [order[(start + i) % len(order)] for i in range(count)]
+
+
+def run_round(
+    number: int, start: str, reward: str, speeches: Sequence[Speech], table: PolicyTable, seed: int, folder: Path
+) -> dict[str, Any]:
+    """One round from the policy `start`; makes `folder/model`. Candidates and scores already on disk are used again."""
+    online = table.online
+    drawn = draw_speeches(speeches, number, online, seed)
+    candidates = folder / "candidates.jsonl"
+    if not candidates.is_file():
+        write_candidates(candidates, start, reward, drawn, table, seed + number)
+    rows = [row for _, row in read_rows(candidates)]
+    encoder = open_encoder(start, table)
+    groups, left_out = best_against_worst(rows, {speech.id: speech for speech in drawn}, encoder, online)
+    if not groups:
+        raise UserError(f"policy.online round {number + 1}: no pair is left ({left_out}); sample more or lower min_margin")
+    settings = table.model_copy(update={"lr": online.lr or table.lr})
+    trained = train_policy(f"online round {number + 1}", start, (groups, []), settings, seed, folder, online.steps)
+    return {"speeches": len(drawn), "candidates": len(rows), "left_out": left_out, **trained}
+
+
+def write_candidates(
+    path: Path, start: str, reward: str, speeches: Sequence[Speech], table: PolicyTable, seed: int
+) -> None:
+    """Sample and score all candidates of a round into one file, complete or absent."""
+    online = table.online
+    tokenizer, model = load_tokenizer(start), load_causal(start)
+    replies = generate(
+        model, tokenizer, speeches, samples=online.samples, temperature=online.temperature,
+        max_new_tokens=online.max_new_tokens, max_length=table.max_length, seed=seed, label="candidates",
+    )  # fmt: skip
+    del model
+    flat = [(speech, text, finish) for speech, found in zip(speeches, replies, strict=True) for text, finish in found]
+    if not any(text for _, text, _ in flat):
+        raise UserError("policy.online: the policy emits nothing; check its chat template and end token")
+    scores = RewardModel(reward, table.max_length).score([(speech, text) for speech, text, _ in flat], label="rewards")
+    write_rows(
+        path,
+        (
+            {"speech_id": speech.id, "text": text, "finish": finish, "reward": round(score, 6)}
+            for (speech, text, finish), score in zip(flat, scores, strict=True)
+        ),
+    )
+
+
+def best_against_worst(
+    rows: Sequence[dict[str, Any]], speeches: dict[str, Speech], encoder: Encoder, table: OnlineTable
+) -> tuple[list[Group], dict[str, int]]:
+    """One pair per speech: its best and worst candidate by reward. Returns groups and counts of what was left out."""
+    left_out = {"truncated": 0, "empty": 0, "speeches without a pair": 0}
+    usable: dict[str, list[dict[str, Any]]] = {speech_id: [] for speech_id in speeches}
+    for row in rows:
+        if table.drop_truncated and row["finish"] == "length":
+            left_out["truncated"] += 1
+        elif not row["text"]:
+            left_out["empty"] += 1
+        else:
+            usable[row["speech_id"]].append(row)
+    groups = []
+    for speech_id, found in usable.items():
+        ranked = sorted(found, key=lambda row: (-row["reward"], row["text"]))
+        gap = ranked[0]["reward"] - ranked[-1]["reward"] if ranked else 0.0
+        if gap <= 0 or gap < table.min_margin or ranked[0]["text"] == ranked[-1]["text"]:
+            left_out["speeches without a pair"] += 1
+            continue
+        speech = speeches[speech_id]
+        replies = [encoder.reply(speech, row["text"]) for row in (ranked[0], ranked[-1])]
+        groups.append(Group(speech_id, encoder.prompt(speech), replies, [(0, 1)], [gap]))
+    return groups, left_out

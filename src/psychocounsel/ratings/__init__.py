@@ -1,0 +1,95 @@
+"""Stage 3: ratings. Every judge scores every response by the principles; a human rater is a judge with another name."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from psychocounsel.errors import UserError
+from psychocounsel.models import open_models
+from psychocounsel.models.store import CallStore
+from psychocounsel.principles import Principle
+from psychocounsel.progress import progress
+from psychocounsel.ratings.judge import Item, Judge, ModelJudge, ScoringJudge, rate_all
+from psychocounsel.recipe import RatingsTable
+from psychocounsel.records import Rating, Response, Speech
+
+SCORERS = ("embedded",)
+
+
+@dataclass
+class RatingsOutcome:
+    """Ratings, and how many were refused, unreadable or impossible, by judge."""
+
+    ratings: list[Rating]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def open_judges(names: Sequence[str], max_tokens: int, tie: float = 0.05) -> list[Judge]:
+    """Judges from recipe strings: 'embedded' (the transparent scorer) or any model string. Raises UserError."""
+    judges: list[Judge] = []
+    for name in names:
+        if name in SCORERS:
+            from psychocounsel.ratings.embedded import EmbeddedScorer
+
+            judges.append(ScoringJudge(name, EmbeddedScorer(), tie))
+        else:
+            judges += [ModelJudge(model, max_tokens) for model in open_models(name, "ratings")]
+    return judges
+
+
+def rate_responses(
+    speeches: Iterable[Speech],
+    responses: Sequence[Response],
+    principles: tuple[Principle, ...],
+    table: RatingsTable,
+    store: CallStore,
+) -> RatingsOutcome:
+    """Rate all responses by all judges of the recipe. Refusals are counted, never dropped silently.
+
+    Raises UserError when not a single usable rating comes back.
+    """
+    by_id = {speech.id: speech for speech in speeches}
+    items = [Item(by_id[response.speech_id], response) for response in responses if response.text]
+    outcome = RatingsOutcome([])
+    for judge in open_judges(table.judges, table.max_tokens):
+        able = [item for item in items if judge.can_rate(item)]
+        with progress(f"ratings {judge.name}", len(able)) as advance:
+            results = rate_all(judge, able, principles, store, advance)
+        outcome.ratings += [rating for rating, _ in results if rating is not None]
+        outcome.counts[judge.name] = dict(sorted(Counter(status for _, status in results).items()))
+    if not outcome.ratings:
+        raise UserError(f"ratings: no usable rating of {len(items)} responses: {outcome.counts}; check [ratings] judges")
+    return outcome
+
+
+def pooled_scores(
+    ratings: Iterable[Rating], principles: Sequence[Principle]
+) -> dict[str, dict[str, float | None]]:
+    """Mean score over judges by response and principle; None where no judge scored."""
+    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for rating in ratings:
+        found = scores[rating.response_id]
+        for principle in principles:
+            score = rating.scores.get(principle.id)
+            if score is not None:
+                found[principle.id].append(score)
+    return {
+        response_id: {p.id: _mean(by_principle.get(p.id)) for p in principles}
+        for response_id, by_principle in scores.items()
+    }
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def spread(ratings: Iterable[Rating], overall: Mapping[str, float]) -> dict[str, float]:
+    """Mean absolute distance of single judges' plain means from the pooled overall score, by response."""
+    distances: dict[str, list[float]] = defaultdict(list)
+    for rating in ratings:
+        present = [score for score in rating.scores.values() if score is not None]
+        if rating.response_id in overall and present:
+            distances[rating.response_id].append(abs(sum(present) / len(present) - overall[rating.response_id]))
+    return {key: sum(values) / len(values) for key, values in distances.items() if len(values) > 1}

@@ -1,0 +1,101 @@
+"""Reading judges' replies: tolerant of wrapping, strict about content. Every fault gets a name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psychocounsel.principles import Principle
+
+MOST_ATTEMPTS = 500  # hostile text can hold a million opening braces
+VALUES = {"a much better": 1.0, "a better": 0.75, "a": 0.75, "tie": 0.5, "b": 0.25, "b better": 0.25, "b much better": 0.0}
+
+
+@dataclass
+class Parsed:
+    """Scores by principle (None = no basis, or not readable), reasons, and what was wrong with the reply."""
+
+    scores: dict[str, int | None] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    stage: str | None = None
+    risk: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """At least half of the principles have a score."""
+        scored = sum(score is not None for score in self.scores.values())
+        return scored * 2 >= len(self.scores) > 0
+
+
+def parse_scores(text: str, principles: Sequence[Principle]) -> Parsed:
+    """Read {"principle": {"score", "reason"}}, {"principle": score} or {"scores": {...}}, in a fence or prose or bare.
+
+    A score must be an integer from 1 to 5 or null; anything else is a problem and leaves the score None.
+    """
+    body = find_object(text)
+    if body is None:
+        return Parsed(scores={p.id: None for p in principles}, problems=["no JSON object in the answer"])
+    nested = body.get("scores")
+    table: dict[str, Any] = nested if isinstance(nested, dict) else body
+    parsed = Parsed(stage=_word(body.get("stage")), risk=_word(body.get("risk")))
+    for principle in principles:
+        entry = table.get(principle.id, ...)
+        if isinstance(entry, dict):
+            reason = entry.get("reason")
+            if isinstance(reason, str) and reason:
+                parsed.reasons[principle.id] = reason
+            entry = entry.get("score", ...)
+        parsed.scores[principle.id] = _score(entry, principle.id, parsed.problems)
+    return parsed
+
+
+def parse_comparison(text: str, principles: Sequence[Principle]) -> tuple[float | None, dict[str, float]]:
+    """The overall value (1 = A much better ... 0 = B much better, None = no verdict) and the verdict per principle."""
+    body = find_object(text) or {}
+    by_principle = {p.id: VALUES[word] for p in principles if (word := _lower(body.get(p.id))) in VALUES}
+    return VALUES.get(_lower(body.get("overall"))), by_principle
+
+
+def find_object(text: str) -> dict[str, Any] | None:
+    """The last complete JSON object in a text (judges may think aloud first); None when there is none."""
+    decoder = json.JSONDecoder(parse_constant=lambda name: name)  # NaN and Infinity become words, so never scores
+    found = None
+    position, attempts = text.find("{"), 0
+    while position >= 0 and attempts < MOST_ATTEMPTS:
+        attempts += 1
+        try:
+            value, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            end = position + 1
+        else:
+            found = value if isinstance(value, dict) else found
+        position = text.find("{", end)
+    return found
+
+
+def _score(entry: Any, name: str, problems: list[str]) -> int | None:
+    if entry is ...:
+        problems.append(f"no score for {name}")
+    elif entry is None:
+        return None
+    elif isinstance(entry, bool) or not isinstance(entry, int | float | str):
+        problems.append(f"{name}: {entry!r:.40} is not a score")
+    elif isinstance(entry, str) and not re.fullmatch(r"\s*[1-5]\s*", entry):
+        problems.append(f"{name}: {entry!r:.40} is not a score")
+    elif float(entry) not in (1, 2, 3, 4, 5):
+        problems.append(f"{name}: {entry} is not a whole number from 1 to 5")
+    else:
+        return int(float(entry))
+    return None
+
+
+def _word(value: Any) -> str | None:
+    return value.strip()[:40] if isinstance(value, str) and value.strip() else None
+
+
+def _lower(value: Any) -> str:
+    return value.strip().lower() if isinstance(value, str) else ""

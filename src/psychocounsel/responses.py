@@ -1,0 +1,72 @@
+"""Stage 2: candidate responses. Each speech is answered by k models drawn from the pool by content hash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psychocounsel.errors import UserError
+from psychocounsel.models.chat import ChatModel, Request
+from psychocounsel.models.store import CallStore, ask_all
+from psychocounsel.principles.prompts import COUNSELLOR, chat_messages
+from psychocounsel.progress import progress
+from psychocounsel.recipe import ResponsesTable
+from psychocounsel.records import Response, Speech, content_id
+
+
+def response_request(speech: Speech, table: ResponsesTable) -> Request:
+    """The request that asks for a counsellor's reply to a speech."""
+    return Request(
+        messages=tuple(chat_messages(speech.turns, COUNSELLOR)),
+        sampling={"temperature": table.temperature, "max_tokens": table.max_tokens},
+        subject={"speech_id": speech.id, "source_id": speech.source_id},
+    )
+
+
+def draw(speech: Speech, pool: Sequence[ChatModel], table: ResponsesTable, seed: int) -> list[tuple[ChatModel, Request]]:
+    """The k models of the pool that answer this speech. Independent of order, so resume and shards agree."""
+    request = response_request(speech, table)
+    able = [model for model in pool if model.can_answer(request)]
+    able.sort(key=lambda model: content_id([seed, speech.id, model.name]))
+    return [(model, request) for model in able[: table.per_speech]]
+
+
+def plan_responses(
+    speeches: Sequence[Speech], pool: Sequence[ChatModel], table: ResponsesTable, seed: int
+) -> list[tuple[ChatModel, Request]]:
+    """Every call the stage will make. Arena speeches are left alone: nobody trains on them."""
+    chosen = [speech for speech in speeches if speech.split != "arena"]
+    if table.limit is not None:
+        chosen = sorted(chosen, key=lambda speech: content_id([seed, "limit", speech.id]))[: table.limit]
+        chosen.sort(key=lambda speech: speech.id)
+    return [job for speech in chosen for job in draw(speech, pool, table, seed)]
+
+
+def respond(
+    speeches: Sequence[Speech], pool: Sequence[ChatModel], table: ResponsesTable, store: CallStore, seed: int
+) -> list[Response]:
+    """Ask for all candidate responses, through the call store. Refused and filtered replies are kept, and marked.
+
+    Raises UserError when no model of the pool can answer any speech, or all replies are empty.
+    """
+    jobs = plan_responses(speeches, pool, table, seed)
+    if not jobs:
+        raise UserError("responses: no model of the pool can answer any of the speeches; do the recordings belong to them?")
+    with progress("responses", len(jobs)) as advance:
+        answers = ask_all(jobs, store, lambda _: advance())
+    responses = {
+        response.id: response
+        for (model, request), answer in zip(jobs, answers, strict=True)
+        if (
+            response := Response(
+                speech_id=request.subject["speech_id"],
+                model=model.name,
+                text=answer.text.strip(),
+                sampling=request.sampling,
+                finish=answer.finish,
+            )
+        ).text
+        or answer.finish in ("refused", "filtered")
+    }
+    if not responses:
+        raise UserError(f"responses: all {len(jobs)} replies came back empty; check the models in [responses]")
+    return list(responses.values())

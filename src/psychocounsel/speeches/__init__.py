@@ -1,0 +1,61 @@
+"""Stage 1: collect client speeches, clean them with a ledger, group near-duplicates, give topics, split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from psychocounsel.errors import UserError
+from psychocounsel.recipe import SpeechesTable
+from psychocounsel.records import Speech, content_id
+from psychocounsel.speeches.clean import Drop, clean
+from psychocounsel.speeches.dedup import near_duplicates
+
+
+@dataclass
+class Collection:
+    """The outcome of the stage: kept speeches, and why each other row was dropped."""
+
+    read: int
+    speeches: list[Speech]
+    dropped: list[Drop] = field(default_factory=list)
+
+    def reasons(self) -> dict[str, int]:
+        """Dropped rows by reason. Together with the kept speeches they add up to `read`."""
+        return dict(sorted(Counter(drop.reason for drop in self.dropped).items()))
+
+
+def collect(raw: Sequence[Speech], table: SpeechesTable, seed: int) -> Collection:
+    """Clean, de-duplicate, cluster and split raw speeches (topics are filled by the caller). Raises UserError if none is left."""
+    kept, dropped = clean(raw, table)
+    clusters = near_duplicates([speech.text for speech in kept], drop_at=table.near_duplicate, join_at=table.cluster)
+    unique: list[Speech] = []
+    for position, speech in enumerate(kept):
+        partner = clusters.duplicate_of.get(position)
+        if partner is not None:
+            dropped.append(Drop(speech.source, speech.source_id, "near-duplicate", f"of {kept[partner].id}"))
+            continue
+        name = content_id(kept[clusters.root[position]].id)
+        unique.append(speech.model_copy(update={"cluster": name}))
+    if not unique:
+        raise UserError(f"speeches: none of {len(raw)} rows is left after cleaning; see dropped.jsonl and loosen [speeches]")
+    return Collection(len(raw), split(unique, table, seed), dropped)
+
+
+def split(speeches: Sequence[Speech], table: SpeechesTable, seed: int) -> list[Speech]:
+    """Give each speech its split, by cluster, stratified by topic; a split a source fixed (arena, test) stays.
+
+    Clusters are walked in the order of (topic, content hash) and dealt out evenly, so every topic gets its share.
+    """
+    fixed = {speech.cluster: speech.split for speech in speeches if speech.split is not None}
+    first = {speech.cluster: speech for speech in reversed(speeches)}
+    order = sorted(first, key=lambda cluster: (first[cluster].topic or "", content_id([seed, cluster])))
+    given: dict[str, str] = {}
+    free = [cluster for cluster in order if cluster not in fixed]
+    for position, cluster in enumerate(free):
+        crossed = [int((position + 1) * share) > int(position * share) for share in (table.test, table.dev + table.test)]
+        given[cluster] = "test" if crossed[0] else "dev" if crossed[1] else "train"
+    return [
+        speech.model_copy(update={"split": fixed.get(speech.cluster) or given[speech.cluster]}) for speech in speeches
+    ]
