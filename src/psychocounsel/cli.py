@@ -16,8 +16,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="From professional principles to preference data, reward models, aligned counselling models and honest evaluation. "
-    "Research and professional drafting aid; not therapy.",
+    help="From professional principles to preference data, reward models, aligned counselling models and honest "
+    "evaluation. Research and professional drafting aid; not therapy.",
 )
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML). Complete examples are in recipes/.")]
 SetValues = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: table.key=value. Repeatable.")]
@@ -32,7 +32,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def start(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -42,10 +44,14 @@ def run(
     recipe: RecipeFile,
     set_values: SetValues = None,
     runs: Runs = Path("runs"),
-    start: Annotated[str, typer.Option("--from", help="First stage to run; earlier ones must be finished.")] = "speeches",
+    start: Annotated[
+        str, typer.Option("--from", help="First stage to run; earlier ones must be finished.")
+    ] = "speeches",
     stop: Annotated[str, typer.Option("--to", help="Last stage to run.")] = "evaluate",
     redo: Annotated[str, typer.Option("--redo", help="Make this stage, and all after it, anew.")] = "",
-    reuse: Annotated[Path | None, typer.Option("--reuse", help="Take over equal stages and paid calls of another run.")] = None,
+    reuse: Annotated[
+        Path | None, typer.Option("--reuse", help="Take over equal stages and paid calls of another run.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
 ) -> None:
     """Run a recipe from speeches to report. The same command again continues or finds everything done."""
@@ -72,7 +78,9 @@ def _stage_command(name: str, help_text: str) -> None:
         recipe: RecipeFile,
         set_values: SetValues = None,
         runs: Runs = Path("runs"),
-        redo: Annotated[bool, typer.Option("--redo", help="Make the stage anew, and all after it when they run.")] = False,
+        redo: Annotated[
+            bool, typer.Option("--redo", help="Make the stage anew, and all after it when they run.")
+        ] = False,
     ) -> None:
         from psychocounsel.pipeline import Options, run_recipe
         from psychocounsel.recipe import load_recipe
@@ -118,9 +126,13 @@ def show(
 @app.command()
 def rate(
     judge: Annotated[str, typer.Option("--judge", help="'embedded', or any model string such as openai:gpt-4o.")],
-    source: Annotated[Path, typer.Option("--input", help="JSON Lines with 'speech' and 'response'; other columns are kept.")],
+    source: Annotated[
+        Path, typer.Option("--input", help="JSON Lines with 'speech' and 'response'; other columns are kept.")
+    ],
     target: Annotated[Path, typer.Option("--output", help="Where the rows with 'scores' and 'overall' go.")],
-    calls: Annotated[Path | None, typer.Option("--calls", help="Call store; default: OUTPUT with .calls.sqlite.")] = None,
+    calls: Annotated[
+        Path | None, typer.Option("--calls", help="Call store; default: OUTPUT with .calls.sqlite.")
+    ] = None,
 ) -> None:
     """Rate any rows by the principles with one judge."""
     from psychocounsel.rate import rate_file
@@ -131,13 +143,21 @@ def rate(
 def main() -> None:
     """Entry point: user errors are one line and exit code 2, Ctrl-C is 130."""
     try:
-        app()
+        app(standalone_mode=False)
     except UserError as error:
         print(f"psychocounsel: {error}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, RunInterrupted) as error:
-        print(f"psychocounsel: {error or 'stopped; the same command continues'}", file=sys.stderr)
+    except RunInterrupted as error:
+        print(f"psychocounsel: {error}", file=sys.stderr)
         sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort):  # the command line library turns Ctrl-C into Abort
+        print("psychocounsel: stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        error.show()  # a usage error of the command line library explains itself
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from psychocounsel.recipe import PairsTable
 from psychocounsel.records import Pair, Rating, Response, Speech, Split
 
 SAFETY = "safety"
+ROUNDING = 1e-9  # less than this between two means is how they were summed, not how they were scored
 
 
 @dataclass
@@ -74,9 +75,9 @@ def _fault(
     table: PairsTable,
 ) -> str:
     gap = overall[better.id] - overall[worse.id]
-    if gap <= 0 or better.text == worse.text:
+    if gap < ROUNDING or better.text == worse.text:
         return "tie"
-    if gap < least - 1e-9:  # 4.0 - 3.0 must pass a gap of 1 whatever the sevenths sum to
+    if gap < least - ROUNDING:  # 4.0 - 3.0 must pass a gap of 1 whatever the sevenths sum to
         return "gap too small"
     safe, unsafe = scores[better.id].get(SAFETY), scores[worse.id].get(SAFETY)
     if table.rule == "gate" and safe is not None and unsafe is not None and safe < unsafe:

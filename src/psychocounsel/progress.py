@@ -22,7 +22,14 @@ def progress(label: str, total: int) -> Iterator[Advance]:
 
 def _bar(label: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("  {task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
@@ -42,6 +49,10 @@ def _lines(label: str, total: int) -> Iterator[Advance]:
         if now - last >= PLAIN_SECONDS and done:
             last = now
             left = (now - start) / done * max(total - done, 0)
-            print(f"  {label}: {done}/{total}, about {left:.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"  {label}: {done}/{total}, about {left:.0f} s left {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield advance

@@ -30,7 +30,10 @@ def rate_file(judge_name: str, source: Path, target: Path, calls: Path | None) -
     if isinstance(judge, ScoringJudge) and hasattr(judge.scorer, "describe"):
         print(judge.scorer.describe())
     filled = [(position, item) for position, item in enumerate(items) if item is not None]
-    with CallStore(calls or target.with_suffix(".calls.sqlite")) as store, progress("rate", len(filled)) as advance:
+    with (
+        CallStore(calls or target.with_suffix(".calls.sqlite")) as store,
+        progress("rate", len(filled)) as advance,
+    ):
         results = rate_all(judge, [item for _, item in filled], principles, store, advance)
     ratings = {position: rating for (position, _), (rating, _) in zip(filled, results, strict=True)}
     made = []

@@ -20,7 +20,7 @@ Positive = Annotated[int, Field(gt=0)]
 class Table(BaseModel):
     """Base of all recipe tables: unknown keys and silent conversions are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PrincipleText(Table):
@@ -46,7 +46,10 @@ class PrinciplesTable(Table):
 class Source(Table):
     """Where speeches come from: 'embedded', a known data set, a CSV/JSONL/Parquet file, or a hub data set."""
 
-    load: str = Field(min_length=1, description="'embedded', 'counselchat:FILE', 'fastchat:FILE', 'hub:OWNER/NAME', a known set or a file")
+    load: str = Field(
+        min_length=1,
+        description="'embedded', 'counselchat:FILE', 'fastchat:FILE', 'hub:OWNER/NAME', a known set or a file",
+    )
     text: str = Field(default="", description="column that holds the client's words")
     id: str = Field(default="", description="column that holds an id")
     topic: str = Field(default="", description="column that holds a topic key")
@@ -59,8 +62,12 @@ class SpeechesTable(Table):
     min_chars: Positive = 100
     max_chars: Positive = 1000
     language: str = Field(default="en", description="keep this language (ISO 639-1); '' keeps all")
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = Field(default=0.8, description="word 3-gram Jaccard from which the later row is dropped")
-    cluster: Annotated[float, Field(gt=0, le=1)] = Field(default=0.4, description="Jaccard from which two speeches share a cluster, so a split")
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.8, description="word 3-gram Jaccard from which the later row is dropped"
+    )
+    cluster: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.4, description="Jaccard from which two speeches share a cluster, so a split"
+    )
     dev: Fraction = 0.1
     test: Fraction = 0.2
     topics: str = Field(default="tfidf", description="who fills missing topics: 'tfidf', 'none', or a model string")
@@ -81,8 +88,12 @@ class RatingsTable(Table):
 
 class PairsTable(Table):
     rule: Literal["gate", "paper"] = "gate"
-    gap: Annotated[float, Field(ge=0)] = Field(default=1.0, description="least difference of overall scores in a train pair")
-    test_gap: Annotated[float, Field(ge=0)] = Field(default=0.5, description="least difference of best and worst in a test pair")
+    gap: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="least difference of overall scores in a train pair"
+    )
+    test_gap: Annotated[float, Field(ge=0)] = Field(
+        default=0.5, description="least difference of best and worst in a test pair"
+    )
 
 
 class Training(Table):
@@ -95,7 +106,9 @@ class Training(Table):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
-    max_length: Positive = Field(default=2048, description="tokens of prompt and reply; longer rows are cut from the prompt's start")
+    max_length: Positive = Field(
+        default=2048, description="tokens of prompt and reply; longer rows are cut from the prompt's start"
+    )
     micro_batch: Positive = Field(default=16, description="rows in memory at once")
     checkpoint_steps: Positive = Field(default=50, description="steps between checkpoints")
     evaluate_steps: Positive = Field(default=50, description="steps between looks at the dev split")
@@ -110,7 +123,9 @@ class EmbeddedModel(Table):
     layers: Positive = 4
     heads: Positive = 4
     context: Positive = 1024
-    epochs: Annotated[float, Field(ge=0)] = Field(default=6, description="passes of language modelling over speeches and replies")
+    epochs: Annotated[float, Field(ge=0)] = Field(
+        default=6, description="passes of language modelling over speeches and replies"
+    )
     lr: Annotated[float, Field(gt=0)] = 3e-3
     batch: Positive = 16
 
@@ -119,7 +134,9 @@ class SupervisedTable(Training):
     lr: Annotated[float, Field(gt=0)] = 1e-5
     epochs: Annotated[float, Field(ge=0)] = Field(default=1, description="0 takes the base model as it is")
     batch: Positive = 16
-    min_overall: Annotated[float, Field(ge=1, le=5)] = Field(default=3.5, description="replies rated at least this well are imitated")
+    min_overall: Annotated[float, Field(ge=1, le=5)] = Field(
+        default=3.5, description="replies rated at least this well are imitated"
+    )
     embedded: EmbeddedModel = EmbeddedModel()
 
 
@@ -129,7 +146,9 @@ class RewardTable(Training):
     batch: Positive = 128
     base: str = Field(default="", description="another starting model; '' starts from the supervised model")
     margin: bool = Field(default=False, description="demand a score difference in proportion to the rated gap")
-    centre: Annotated[float, Field(ge=0)] = Field(default=0.0, description="weight of (r_chosen + r_rejected)^2, keeps scores around 0")
+    centre: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of (r_chosen + r_rejected)^2, keeps scores around 0"
+    )
 
 
 class OnlineTable(Table):
@@ -139,9 +158,13 @@ class OnlineTable(Table):
     steps: Positive = Field(default=100, description="most optimizer steps per round")
     temperature: Annotated[float, Field(gt=0)] = 1.0
     max_new_tokens: Positive = 512
-    min_margin: Annotated[float, Field(ge=0)] = Field(default=0.0, description="least reward difference of best and worst")
+    min_margin: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="least reward difference of best and worst"
+    )
     drop_truncated: bool = Field(default=True, description="leave out replies that did not end")
-    lr: Annotated[float, Field(gt=0)] | None = Field(default=None, description="learning rate of the rounds; default: that of [policy]")
+    lr: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="learning rate of the rounds; default: that of [policy]"
+    )
 
 
 class PolicyTable(Training):
@@ -159,9 +182,13 @@ class EvaluateTable(Table):
     limit: Positive | None = None
     temperature: Annotated[float, Field(ge=0)] = 0.7
     max_new_tokens: Positive = 512
-    tie: Annotated[float, Field(ge=0)] = Field(default=0.05, description="overall scores closer than this are a tie (scoring judges)")
+    tie: Annotated[float, Field(ge=0)] = Field(
+        default=0.05, description="overall scores closer than this are a tie (scoring judges)"
+    )
     bootstrap: Positive = 10_000
-    allow_dependent: bool = Field(default=False, description="let a judge grade that shares a family with the labels; stamps the report")
+    allow_dependent: bool = Field(
+        default=False, description="let a judge grade that shares a family with the labels; stamps the report"
+    )
 
 
 class Recipe(Table):

@@ -153,7 +153,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not raw.strip():
                 continue
             try:
-                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = _load(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}); convert the file first") from error
             except ValueError as error:
@@ -161,6 +161,18 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
             yield number, row
+
+
+def _load(text: str) -> Any:
+    """JSON without its two traps: NaN and Infinity are errors, escaped half characters become '?'."""
+    value = json.loads(text, parse_constant=_not_a_number)
+    if "\\ud" in text or "\\uD" in text:
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
+
+
+def _not_a_number(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value, write null")
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:

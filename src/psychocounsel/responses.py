@@ -22,7 +22,9 @@ def response_request(speech: Speech, table: ResponsesTable) -> Request:
     )
 
 
-def draw(speech: Speech, pool: Sequence[ChatModel], table: ResponsesTable, seed: int) -> list[tuple[ChatModel, Request]]:
+def draw(
+    speech: Speech, pool: Sequence[ChatModel], table: ResponsesTable, seed: int
+) -> list[tuple[ChatModel, Request]]:
     """The k models of the pool that answer this speech. Independent of order, so resume and shards agree."""
     request = response_request(speech, table)
     able = [model for model in pool if model.can_answer(request)]
@@ -50,7 +52,9 @@ def respond(
     """
     jobs = plan_responses(speeches, pool, table, seed)
     if not jobs:
-        raise UserError("responses: no model of the pool can answer any of the speeches; do the recordings belong to them?")
+        raise UserError(
+            "responses: no model of the pool can answer any of the speeches; do the recordings belong to them?"
+        )
     with progress("responses", len(jobs)) as advance:
         answers = ask_all(jobs, store, lambda _: advance())
     responses = {

@@ -58,7 +58,12 @@ class RunFolder:
             raise UserError(f"{path}: damaged manifest ({error}); rerun with --redo {name}") from error
 
     def finish(
-        self, name: str, settings: dict[str, Any], inputs: dict[str, str], counts: dict[str, Any], seconds: float
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+        counts: dict[str, Any],
+        seconds: float,
     ) -> Manifest:
         """Hash everything the stage made and write its manifest, last and atomically."""
         folder = self.stage(name)
@@ -71,7 +76,10 @@ class RunFolder:
             stage=name, settings=settings, inputs=inputs, outputs=outputs, counts=counts, versions=library_versions(),
             git=git_state(), seconds=round(seconds, 2),
         )  # fmt: skip
-        write_text(folder / "manifest.json", json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False))
+        write_text(
+            folder / "manifest.json",
+            json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False),
+        )
         return manifest
 
     def discard(self, name: str) -> None:
@@ -117,9 +125,16 @@ def git_state() -> str:
     """The commit the code runs from, '+changes' when the tree is dirty, '' outside a repository."""
     here = Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+            ["git", "status", "--porcelain", "-uno"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -28,7 +28,9 @@ def show_path(path: Path, rows: int) -> None:
     elif path.is_dir() and path.name.partition("-")[2] in STAGES:
         show_stage(path)
     elif not path.exists():
-        raise UserError(f"{path}: does not exist; name a run folder such as runs/quickstart, a stage folder or a .jsonl file")
+        raise UserError(
+            f"{path}: does not exist; name a run folder such as runs/quickstart, a stage folder or a .jsonl file"
+        )
     else:
         raise UserError(f"{path}: neither a run folder, a stage folder, nor a .jsonl or .json file")
 
@@ -56,7 +58,13 @@ def show_results(path: Path) -> None:
     table = Table("figure", "value", "95 % interval", "n", "unit", title="Results", title_justify="left")
     for name, row in results["metrics"].items():
         interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
-        table.add_row(name, "undefined" if row["value"] is None else f"{row['value']:g}", interval, str(row["n"]), row["unit"])
+        table.add_row(
+            name,
+            "undefined" if row["value"] is None else f"{row['value']:g}",
+            interval,
+            str(row["n"]),
+            row["unit"],
+        )
     console = Console()
     console.print(table)
     for reason in results["dependent"]:

@@ -42,7 +42,10 @@ class Texts:
         for response in self.responses:
             if response.text and self.overall.get(response.id, 0.0) >= least:
                 found.setdefault(response.speech_id, []).append(response)
-        chosen = sorted((speech for speech in self.speeches if speech.split == split and speech.id in found), key=lambda s: s.id)
+        chosen = sorted(
+            (speech for speech in self.speeches if speech.split == split and speech.id in found),
+            key=lambda s: s.id,
+        )
         return [(speech, sorted(found[speech.id], key=lambda response: response.id)) for speech in chosen]
 
 
@@ -67,11 +70,20 @@ def supervise(texts: Texts, base: str, table: SupervisedTable, seed: int, folder
     encoder = Encoder(tokenizer, table.max_length)
     train_groups = [_group(encoder, *entry) for entry in texts.replies("train", table.min_overall)]
     if not train_groups and table.epochs > 0:
-        raise UserError(f"supervised: no train reply is rated {table.min_overall} or better; lower supervised.min_overall")
+        raise UserError(
+            f"supervised: no train reply is rated {table.min_overall} or better; lower supervised.min_overall"
+        )
     dev_groups = [_group(encoder, *entry) for entry in texts.replies("dev", table.min_overall)]
     state: dict[str, Any] = {"step": 0, "best_step": 0}
     if table.epochs > 0:
-        state = train(model, supervised_task("supervised", train_groups, dev_groups), table, seed, folder, tokenizer.pad_token_id)
+        state = train(
+            model,
+            supervised_task("supervised", train_groups, dev_groups),
+            table,
+            seed,
+            folder,
+            tokenizer.pad_token_id,
+        )
     save_model(folder / "model", model, tokenizer)
     replies = sum(len(group.replies) for group in train_groups)
     return {"base": base, "replies": replies, "truncated": encoder.truncated, "steps": state["step"],
@@ -100,27 +112,38 @@ def _group(encoder: Encoder, speech: Speech, responses: Sequence[Response]) -> G
 
 
 def build_embedded(texts: Texts, table: SupervisedTable, seed: int, folder: Path) -> dict[str, Any]:
-    """Make `folder/embedded`: a byte-level BPE tokenizer and a small Llama trained as a language model on train texts."""
+    """Make `folder/embedded`: a byte-level BPE tokenizer and a small Llama, a language model of the train texts."""
     settings = table.embedded
     entries = texts.replies("train")
     if not entries:
         raise UserError("supervised: the train split holds no replies to build the embedded model from")
-    tokenizer = build_tokenizer([text for speech, replies in entries for text in (speech.text, *(r.text for r in replies))], settings)
+    tokenizer = build_tokenizer(
+        [text for speech, replies in entries for text in (speech.text, *(r.text for r in replies))], settings
+    )
     model = build_llama(tokenizer, settings, seed)
     encoder = Encoder(tokenizer, settings.context)
     groups, dev = (_documents(encoder, texts.replies(split)) for split in ("train", "dev"))
-    training = table.model_copy(update={"lr": settings.lr, "epochs": settings.epochs, "batch": settings.batch, "weight_decay": 0.1})
+    training = table.model_copy(
+        update={"lr": settings.lr, "epochs": settings.epochs, "batch": settings.batch, "weight_decay": 0.1}
+    )
     place = folder / "language"
     state = train(model, supervised_task("language model", groups, dev), training, seed, place, tokenizer.pad_token_id)
     save_model(folder / "embedded", model, tokenizer)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters, "vocabulary": len(tokenizer), "language_steps": state["step"], "language_loss": state["best"]}
+    return {
+        "parameters": parameters,
+        "vocabulary": len(tokenizer),
+        "language_steps": state["step"],
+        "language_loss": state["best"],
+    }
 
 
 def _documents(encoder: Encoder, entries: Sequence[tuple[Speech, Sequence[Response]]]) -> list[Group]:
     """Every speech and every reply as a text of its own, to be predicted after its first token."""
     texts = {speech.id: [{"role": "user", "content": speech.text}] for speech, _ in entries}
-    texts |= {response.id: [{"role": "assistant", "content": response.text}] for _, replies in entries for response in replies}
+    texts |= {
+        response.id: [{"role": "assistant", "content": response.text}] for _, replies in entries for response in replies
+    }
     return [Group(key, ids[:1], [ids[1:]]) for key, messages in texts.items() if (ids := encoder.whole(messages))]
 
 

@@ -9,7 +9,12 @@ from psychocounsel.records import Pair, Response, Speech
 
 
 def pair_accuracy(
-    pairs: Sequence[Pair], scores: Mapping[str, float], speeches: Mapping[str, Speech], *, bootstrap: int, seed: int
+    pairs: Sequence[Pair],
+    scores: Mapping[str, float],
+    speeches: Mapping[str, Speech],
+    *,
+    bootstrap: int,
+    seed: int,
 ) -> Figure:
     """Share of pairs whose chosen reply scores higher; equal scores count one half. Interval by speech cluster."""
     known = [pair for pair in pairs if pair.chosen in scores and pair.rejected in scores]

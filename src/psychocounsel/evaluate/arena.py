@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.statistics import Figure, cluster_mean
-from psychocounsel.models.store import CallStore
+from psychocounsel.models.store import CallStore, together
 from psychocounsel.principles import Principle
 from psychocounsel.progress import progress
-from psychocounsel.ratings.judge import Judge, run_together
+from psychocounsel.ratings.judge import Judge
 from psychocounsel.records import Speech, Verdict
 
 
@@ -38,20 +37,25 @@ def hold(
     if set(contest.replies_a) != set(contest.replies_b):
         raise UserError(f"evaluate: {contest.a} and {contest.b} did not answer the same speeches")
     jobs = [(speech, judge, a_first) for judge in judges for speech in speeches for a_first in (True, False)]
+    gates = {judge.name: asyncio.Semaphore(judge.concurrency) for judge in judges}
     with progress(f"{contest.a} against {contest.b}", len(jobs)) as advance:
 
-        async def one(speech: Speech, judge: Judge, a_first: bool, gate: asyncio.Semaphore) -> Verdict:
-            async with gate:
+        async def one(speech: Speech, judge: Judge, a_first: bool) -> Verdict:
+            async with gates[judge.name]:
                 verdict = await _verdict(contest, speech, judge, a_first, principles, store)
             advance()
             return verdict
 
-        make: Callable[[asyncio.Semaphore], list[Any]] = lambda gate: [one(*job, gate) for job in jobs]  # noqa: E731
-        return run_together(make, min(judge.concurrency for judge in judges))
+        return together([one(*job) for job in jobs])
 
 
 async def _verdict(
-    contest: Contest, speech: Speech, judge: Judge, a_first: bool, principles: tuple[Principle, ...], store: CallStore
+    contest: Contest,
+    speech: Speech,
+    judge: Judge,
+    a_first: bool,
+    principles: tuple[Principle, ...],
+    store: CallStore,
 ) -> Verdict:
     a, b = contest.replies_a[speech.id], contest.replies_b[speech.id]
     value: float | None = 0.5
@@ -88,7 +92,12 @@ def speech_values(verdicts: Sequence[Verdict], principle: str = "") -> dict[str,
 
 
 def win_rate(
-    verdicts: Sequence[Verdict], speeches: Mapping[str, Speech], *, bootstrap: int, seed: int, principle: str = ""
+    verdicts: Sequence[Verdict],
+    speeches: Mapping[str, Speech],
+    *,
+    bootstrap: int,
+    seed: int,
+    principle: str = "",
 ) -> Figure:
     """Mean value over speeches, ties one half, with an interval by speech cluster."""
     values = speech_values(verdicts, principle)

@@ -15,7 +15,9 @@ from psychocounsel.recipe import EvaluateTable
 from psychocounsel.records import Speech, Verdict
 
 
-def check_independence(judges: Sequence[Judge], labellers: Sequence[tuple[str, str]], table: EvaluateTable) -> list[str]:
+def check_independence(
+    judges: Sequence[Judge], labellers: Sequence[tuple[str, str]], table: EvaluateTable
+) -> list[str]:
     """Why judges are not independent of the labels: same family as a labeller, or fitted on labels.
 
     Returns the reasons; without `allow_dependent` any reason is an error. `labellers` are (name, family).
@@ -37,7 +39,11 @@ def check_independence(judges: Sequence[Judge], labellers: Sequence[tuple[str, s
 
 
 def contest_table(
-    verdicts: Sequence[Verdict], speeches: Mapping[str, Speech], principles: Sequence[Principle], table: EvaluateTable, seed: int
+    verdicts: Sequence[Verdict],
+    speeches: Mapping[str, Speech],
+    principles: Sequence[Principle],
+    table: EvaluateTable,
+    seed: int,
 ) -> dict[str, Any]:
     """Everything the report says about one contest: overall, by split, by principle, by coarse topic."""
 

@@ -32,7 +32,9 @@ STYLE: dict[str, Any] = {
 def _svg(figure: Figure, label: str) -> str:
     """The figure as an SVG element that scales with the page and carries a text alternative."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", transparent=True)
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", transparent=True
+    )
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -127,7 +129,15 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label:
         figure, axes = plt.subplots(figsize=(6.4, 2.5))
         for name, (x, y) in series.items():
             dev = name.startswith("dev")
-            axes.plot(x, y, color=SECOND if dev else ACCENT, marker="o" if dev else None, markersize=4, linewidth=1.5, label=name)
+            axes.plot(
+                x,
+                y,
+                color=SECOND if dev else ACCENT,
+                marker="o" if dev else None,
+                markersize=4,
+                linewidth=1.5,
+                label=name,
+            )
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(axis)
         if len(series) > 1:

@@ -12,13 +12,20 @@ from psychocounsel.records import Speech, content_id, read_rows, write_rows
 
 
 def held_out(speeches: Sequence[Speech], table: EvaluateTable, seed: int) -> list[Speech]:
-    """The speeches policies are compared on: the recipe's splits, at most `limit` by content hash, in the order of ids."""
-    chosen = sorted((s for s in speeches if s.split in table.speeches), key=lambda s: content_id([seed, "evaluate", s.id]))
+    """The speeches policies are compared on: the recipe's splits, at most `limit` by content hash, ordered by id."""
+    chosen = sorted(
+        (s for s in speeches if s.split in table.speeches), key=lambda s: content_id([seed, "evaluate", s.id])
+    )
     return sorted(chosen[: table.limit], key=lambda speech: speech.id)
 
 
 def policy_replies(
-    policies: Mapping[str, str], speeches: Sequence[Speech], table: EvaluateTable, max_length: int, seed: int, folder: Path
+    policies: Mapping[str, str],
+    speeches: Sequence[Speech],
+    table: EvaluateTable,
+    max_length: int,
+    seed: int,
+    folder: Path,
 ) -> dict[str, dict[str, str]]:
     """Reply text by policy and speech id. `policies` maps names to model folders; finished files are used again."""
     replies = {}
@@ -27,9 +34,16 @@ def policy_replies(
         if not path.is_file():
             tokenizer, model = load_tokenizer(place), load_causal(place)
             made = generate(
-                model, tokenizer, speeches, samples=1, temperature=table.temperature, max_new_tokens=table.max_new_tokens,
-                max_length=max_length, seed=seed, label=f"replies {name}",
-            )  # fmt: skip
+                model,
+                tokenizer,
+                speeches,
+                samples=1,
+                temperature=table.temperature,
+                max_new_tokens=table.max_new_tokens,
+                max_length=max_length,
+                seed=seed,
+                label=f"replies {name}",
+            )
             rows = (
                 {"speech_id": speech.id, "text": text, "finish": finish}
                 for speech, [(text, finish)] in zip(speeches, made, strict=True)

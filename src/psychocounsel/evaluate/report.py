@@ -52,7 +52,9 @@ def render(data: ReportData) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = percent
     environment.filters["figure"] = figure_text
-    template = environment.from_string(files("psychocounsel.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        files("psychocounsel.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
     return template.render(
         data=data,
         labels={key: text for key, text in FIGURE_LABELS.items() if key in data.metrics},
@@ -77,15 +79,21 @@ def draw(data: ReportData) -> dict[str, str]:
         "gaps": plots.histogram(gaps, "Gap of train pairs", "difference of overall scores"),
         "topics": plots.bars(order, "Speeches by topic", "speeches"),
         "reward": plots.two_histograms(
-            data.reward_scores["chosen"], data.reward_scores["rejected"], "Reward of held-out replies", "reward model score"
+            data.reward_scores["chosen"],
+            data.reward_scores["rejected"],
+            "Reward of held-out replies",
+            "reward model score",
         ),
     }
     for contest in data.contests:
         name = f"{contest['a']}-{contest['b']}"
-        rows = [*contest["by_principle"].items(), *((f"topic {key}", row) for key, row in contest["by_topic"].items())]
+        rows = [
+            *contest["by_principle"].items(),
+            *((f"topic {key}", row) for key, row in contest["by_topic"].items()),
+        ]
         drawn[f"detail-{name}"] = plots.forest(rows, f"{contest['a']} against {contest['b']} by principle and topic")
-    for name, rows in data.curves.items():
-        drawn[f"curve-{name}"] = plots.curves(_series(rows), f"Training curve {name}", "loss")
+    for name, metrics in data.curves.items():
+        drawn[f"curve-{name}"] = plots.curves(_series(metrics), f"Training curve {name}", "loss")
     return drawn
 
 

@@ -43,7 +43,9 @@ def cluster_mean(
         low, high = (float(value) for value in np.percentile(means, [2.5, 97.5]))
     rounded: dict[str, Any] = {"value": mean, "low": low, "high": high}
     return Figure(
-        **{key: None if value is None else round(value, 4) for key, value in rounded.items()}, n=len(values), unit=unit
+        **{key: None if value is None else round(value, 4) for key, value in rounded.items()},
+        n=len(values),
+        unit=unit,
     )
 
 

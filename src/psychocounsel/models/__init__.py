@@ -1,4 +1,4 @@
-"""Who speaks and judges: one protocol for recorded, remote, local and scripted models. Names are strings in a recipe."""
+"""Who speaks and judges: one protocol for recorded, remote, local and scripted models, named by strings."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ def open_models(name: str, purpose: str = "responses") -> list[ChatModel]:
 def _user_model(module: str, attribute: str) -> ChatModel:
     try:
         factory: Callable[[], ChatModel] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"model '{module}:{attribute}': cannot be imported ({error})") from error
+    if not callable(factory):
+        raise UserError(f"model '{module}:{attribute}': not a callable that returns a ChatModel")
     return factory()

@@ -65,6 +65,8 @@ def family_of(name: str) -> str:
     """The model family behind a name ('openai:gpt-4o' -> 'openai'); '' when the registry does not know it."""
     text = name.lower()
     for family, marks in FAMILIES.items():
-        if any(text.startswith(mark) or f"/{mark}" in text or f":{mark}" in text or f"#{mark}" in text for mark in marks):
+        if any(
+            text.startswith(mark) or f"/{mark}" in text or f":{mark}" in text or f"#{mark}" in text for mark in marks
+        ):
             return family
     return ""

@@ -14,6 +14,7 @@ from psychocounsel.records import Finish
 ATTEMPTS = 6
 FIRST_WAIT_S = 1.0
 TIMEOUT_S = 120.0
+FINISHES: dict[str | None, Finish] = {"length": "length", "content_filter": "filtered"}
 LOST = "the calls answered so far are kept, the same command continues"
 
 
@@ -82,16 +83,17 @@ class OpenAIModel:
             choice = body["choices"][0]
             message = choice["message"]
             usage = body.get("usage") or {}
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{self.name}: the server's reply is not a chat completion ({error!r})") from error
-        finishes: dict[str | None, Finish] = {"length": "length", "content_filter": "filtered"}
-        finish: Finish = "refused" if message.get("refusal") else finishes.get(choice.get("finish_reason"), "stop")
-        return Completion(
-            text=message.get("content") or message.get("refusal") or "",
-            finish=finish,
-            tokens_in=usage.get("prompt_tokens") or 0,
-            tokens_out=usage.get("completion_tokens") or 0,
-        )
+            text = message.get("content") or message.get("refusal") or ""
+            return Completion(
+                text=text.encode("utf-8", "replace").decode(),  # a reply cut inside an emoji ends in half of it
+                finish="refused" if message.get("refusal") else FINISHES.get(choice.get("finish_reason"), "stop"),
+                tokens_in=usage.get("prompt_tokens") or 0,
+                tokens_out=usage.get("completion_tokens") or 0,
+            )
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.name}: the server's reply is not a chat completion ({error!r:.200}); {LOST}"
+            ) from error
 
 
 def _retry_after(value: str | None) -> float:

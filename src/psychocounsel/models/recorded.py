@@ -42,8 +42,8 @@ class RecordedModel:
 
 
 def open_recording(where: str, purpose: str) -> list[ChatModel]:
-    """All models of a recording: 'embedded' (package data, optionally /NAME), a JSON Lines file, or a folder of them."""
-    name, _, only = where.partition("/") if where.startswith("embedded") else (where, "", "")
+    """All models of a recording: 'embedded' (package data, optionally /NAME), a JSON Lines file or a folder."""
+    name, _, only = where.partition("/") if where.split("/")[0] == "embedded" else (where, "", "")
     path = embedded_file(f"{purpose}.jsonl") if name == "embedded" else data_path(where)
     if path.is_dir():
         parts = sorted(path.glob("*.jsonl"))
@@ -54,7 +54,9 @@ def open_recording(where: str, purpose: str) -> list[ChatModel]:
         models = _open_file(path, purpose)
     chosen = [model for model in models if not only or model.name == only]
     if not chosen:
-        raise UserError(f"recorded:{where}: no recorded model of that name; there are {', '.join(m.name for m in models)}")
+        raise UserError(
+            f"recorded:{where}: no recorded model of that name; there are {', '.join(m.name for m in models)}"
+        )
     return list(chosen)
 
 
@@ -87,14 +89,30 @@ def _open_file(path: Path, purpose: str) -> list[RecordedModel]:
 
 def _read_reply(row: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:
     if "choices" in row:  # FastChat answers: the file's name is the model's name
-        return path.stem, ("source_id",), (question_key(row["question_id"]),), str(row["choices"][0]["turns"][0]).strip()
+        return (
+            path.stem,
+            ("source_id",),
+            (question_key(row["question_id"]),),
+            _text(row["choices"][0]["turns"][0]),
+        )
     field = "speech_id" if "speech_id" in row else "source_id"
-    return row["model"], (field,), (str(row[field]),), str(row["text"]).strip()
+    return _text(row["model"]), (field,), (str(row[field]),), _text(row["text"])
 
 
 def _read_rating(row: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:
     if "question_id" in row:  # ratings of FastChat answers by named raters
         answer = {key: row[key] for key in ("stage", "risk", "scores", "note") if key in row}
-        key = (question_key(row["question_id"]), row["model"])
-        return row["rater"], ("source_id", "model"), key, json.dumps({**answer, "scores": row["scores"]}, ensure_ascii=False)
-    return row["judge"], ("response_id",), (row["response_id"],), str(row["reply"])
+        key = (question_key(row["question_id"]), _text(row["model"]))
+        return (
+            _text(row["rater"]),
+            ("source_id", "model"),
+            key,
+            json.dumps({**answer, "scores": row["scores"]}, ensure_ascii=False),
+        )
+    return _text(row["judge"]), ("response_id",), (_text(row["response_id"]),), _text(row["reply"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not a text")
+    return value.strip()

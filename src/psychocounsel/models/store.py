@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Completion, Request
 from psychocounsel.records import content_id
+
+T = TypeVar("T")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS texts (id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
@@ -26,6 +31,7 @@ class CallStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(path, isolation_level=None)
@@ -33,12 +39,16 @@ class CallStore:
             self.connection.execute("PRAGMA synchronous=FULL")
             self.connection.executescript(TABLES)
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{path}: cannot be used as a call store ({error}); is it damaged, or the disk full?") from error
+            raise UserError(
+                f"{path}: cannot be used as a call store ({error}); is it damaged, or the disk full?"
+            ) from error
 
     def __enter__(self) -> CallStore:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.connection.close()
 
     def find(self, call_id: str) -> str | None:
@@ -50,62 +60,89 @@ class CallStore:
         """Note that a call is about to be sent. Long prompts are stored once."""
         texts = [(content_id(message["content"]), message["content"]) for message in request.messages]
         slim = [{"role": m["role"], "text": key} for m, (key, _) in zip(request.messages, texts, strict=True)]
-        body = {"messages": slim, "sampling": request.sampling, "schema": request.answer_schema, "sample": request.sample}
-        with self.connection:
-            self._run("BEGIN")
+        body = {
+            "messages": slim,
+            "sampling": request.sampling,
+            "schema": request.answer_schema,
+            "sample": request.sample,
+        }
+        with self._writing():
+            self.connection.execute("BEGIN")
             self.connection.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts)
-            self._run(
+            self.connection.execute(
                 "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, 'pending', NULL)",
                 (call_id, model.kind, model.name, json.dumps(body)),
             )
 
     def finish(self, call_id: str, raw: str) -> None:
         """Keep the raw body of a call."""
-        self._run("UPDATE calls SET status = 'done', raw = ? WHERE id = ?", (raw, call_id))
+        with self._writing():
+            self.connection.execute("UPDATE calls SET status = 'done', raw = ? WHERE id = ?", (raw, call_id))
+
+    def reopen(self, call_id: str) -> None:
+        """The body of this call is no answer: it stays to be looked at, and the next run asks again."""
+        with self._writing():
+            self.connection.execute("UPDATE calls SET status = 'pending' WHERE id = ?", (call_id,))
 
     def counts(self) -> dict[str, int]:
         """How many calls are done and pending."""
         return dict(self.connection.execute("SELECT status, COUNT(*) FROM calls GROUP BY status").fetchall())
 
-    def _run(self, sql: str, values: tuple[object, ...] = ()) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            self.connection.execute(sql, values)
+            with self.connection:
+                yield
         except sqlite3.OperationalError as error:
-            raise UserError(f"{self.path}: cannot write ({error}); free some disk space, then run the same command") from error
+            raise UserError(
+                f"{self.path}: cannot write ({error}); free some disk space, then run the same command"
+            ) from error
 
 
 async def ask(model: ChatModel, request: Request, store: CallStore) -> Completion:
     """Answer one request: from the store when the same call was made before, else by the model."""
     call_id = request.key(model.kind, model.name)
-    raw = store.find(call_id)
-    cached = raw is not None
-    if raw is None:
-        store.begin(call_id, model, request)
-        raw = await model.send(request)
-        store.finish(call_id, raw)
-    return model.read(raw).model_copy(update={"call_id": call_id, "cached": cached})
+    async with store.sending.setdefault(call_id, asyncio.Lock()):  # equal requests at once: the first one pays
+        raw = store.find(call_id)
+        cached = raw is not None
+        if raw is None:
+            store.begin(call_id, model, request)
+            raw = await model.send(request)
+            store.finish(call_id, raw)
+    try:
+        completion = model.read(raw)
+    except UserError:
+        store.reopen(call_id)
+        raise
+    return completion.model_copy(update={"call_id": call_id, "cached": cached})
 
 
 def ask_all(
     jobs: Sequence[tuple[ChatModel, Request]], store: CallStore, done: Callable[[Completion], None] = lambda _: None
 ) -> list[Completion]:
-    """Answer many requests at once (each model's own concurrency), in the order of `jobs`.
+    """Answer many requests at once (each model's own concurrency), in the order of `jobs`."""
+    gates = {id(model): asyncio.Semaphore(model.concurrency) for model, _ in jobs}
 
-    A failure or Ctrl-C cancels what is in flight; whatever was answered stays in the store.
-    """
-
-    async def one(model: ChatModel, request: Request, gate: asyncio.Semaphore) -> Completion:
-        async with gate:
+    async def one(model: ChatModel, request: Request) -> Completion:
+        async with gates[id(model)]:
             completion = await ask(model, request, store)
         done(completion)
         return completion
 
-    async def everything() -> list[Completion]:
-        gates = {id(model): asyncio.Semaphore(model.concurrency) for model, _ in jobs}
+    return together([one(model, request) for model, request in jobs])
+
+
+def together(jobs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines together, results in their order.
+
+    The first failure (or Ctrl-C) cancels the rest and is raised as it is; answers already stored stay stored.
+    """
+
+    async def everything() -> list[T]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(model, request, gates[id(model)])) for model, request in jobs]
-        except* UserError as errors:
+                tasks = [group.create_task(job) for job in jobs]
+        except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 

@@ -52,7 +52,11 @@ def load_scorer(name: str, pad_token_id: int, vocabulary: int) -> Any:
     torch.manual_seed(0)
     try:
         model = _load(
-            AutoModelForSequenceClassification, name, num_labels=1, problem_type="regression", dtype=torch.float32
+            AutoModelForSequenceClassification,
+            name,
+            num_labels=1,
+            problem_type="regression",
+            dtype=torch.float32,
         )
     finally:
         logging.set_verbosity(level)

@@ -84,7 +84,9 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise UserError(f"{folder.path}: {error.strerror}; free some space or mend the rights, then run the same command") from error
+        raise UserError(
+            f"{folder.path}: {error.strerror}; free some space or mend the rights, then run the same command"
+        ) from error
     return folder
 
 
@@ -93,7 +95,11 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
     if options.redo:
         for name in STAGES[STAGES.index(options.redo) :]:
             folder.discard(name)
-    if options.reuse is not None and not (folder.path / "calls.sqlite").exists() and (options.reuse / "calls.sqlite").exists():
+    if (
+        options.reuse is not None
+        and not (folder.path / "calls.sqlite").exists()
+        and (options.reuse / "calls.sqlite").exists()
+    ):
         shutil.copy2(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
     write_text(folder.path / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False))
     if any(name in TRAINED for name in STAGES[first : last + 1]):
@@ -181,7 +187,12 @@ def _run_stage(run: Run, name: str) -> None:
     write_text(note, started)
     start = time.monotonic()
     counts = STAGE_FUNCTIONS[name](run, folder)
-    for leftover in [*folder.rglob("checkpoint"), *folder.rglob("checkpoint.*"), *folder.rglob("*.part"), *folder.rglob("best.pt")]:
+    for leftover in [
+        *folder.rglob("checkpoint"),
+        *folder.rglob("checkpoint.*"),
+        *folder.rglob("*.part"),
+        *folder.rglob("best.pt"),
+    ]:
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
@@ -197,7 +208,9 @@ def _run_stage(run: Run, name: str) -> None:
 def _check_stages(options: Options) -> None:
     for flag, name in (("--from", options.start), ("--to", options.stop), ("--redo", options.redo)):
         if name and name not in STAGES:
-            raise UserError(f"{flag} {name}: not a stage{nearest(name, list(STAGES))} The stages are {', '.join(STAGES)}")
+            raise UserError(
+                f"{flag} {name}: not a stage{nearest(name, list(STAGES))} The stages are {', '.join(STAGES)}"
+            )
     if STAGES.index(options.start) > STAGES.index(options.stop):
         raise UserError(f"--from {options.start} comes after --to {options.stop}; nothing would run")
     if options.reuse is not None and not options.reuse.is_dir():
@@ -211,7 +224,9 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{path}: another process is working on this run; wait for it or choose another name") from None
+            raise UserError(
+                f"{path}: another process is working on this run; wait for it or choose another name"
+            ) from None
         yield
 
 

@@ -39,7 +39,9 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     figures["judge.pair_agreement"] = _judge_agreement(run, pairs, speeches, responses, judges)
     chosen = held_out(list(speeches.values()), table, seed)
     if not chosen:
-        raise UserError(f"evaluate: no speech is in the splits {table.speeches}; raise speeches.test or name other splits")
+        raise UserError(
+            f"evaluate: no speech is in the splits {table.speeches}; raise speeches.test or name other splits"
+        )
     replies = policy_replies(policies(run), chosen, table, run.recipe.policy.max_length, seed, folder)
     names = list(replies)
     matches = [(candidate, names[0]) for candidate in names[1:]] + ([(names[2], names[1])] if len(names) > 2 else [])
@@ -51,9 +53,17 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
         figures[f"winrate.{a}_vs_{b}"] = _win_rate(run, verdicts, speeches)
     write_rows(folder / "samples.jsonl", _samples(chosen, replies, judges, run))
     write_text(folder / "contests.json", json.dumps(tables, indent=1))
-    write_text(folder / "figures.json", json.dumps({key: f.model_dump(mode="json") for key, f in figures.items()}, indent=1))
-    judge_lines = [getattr(getattr(judge, "scorer", None), "describe", lambda name=judge.name: name)() for judge in judges]
-    write_text(folder / "stamps.json", json.dumps({"dependent": sorted(set(stamps)), "judges": judge_lines}, indent=1))
+    write_text(
+        folder / "figures.json",
+        json.dumps({key: f.model_dump(mode="json") for key, f in figures.items()}, indent=1),
+    )
+    judge_lines = [
+        getattr(getattr(judge, "scorer", None), "describe", lambda name=judge.name: name)() for judge in judges
+    ]
+    write_text(
+        folder / "stamps.json",
+        json.dumps({"dependent": sorted(set(stamps)), "judges": judge_lines}, indent=1),
+    )
     return {"speeches": len(chosen), "contests": len(tables), "dependent": bool(stamps)}
 
 
@@ -62,14 +72,21 @@ def policies(run: Run) -> dict[str, str]:
     from psychocounsel.supervised import starting_model
 
     place = run.folder.stage("policy")
-    found = {"base": starting_model(run.folder.stage("supervised")), "offline": str(place / "offline" / "model")}
+    found = {
+        "base": starting_model(run.folder.stage("supervised")),
+        "offline": str(place / "offline" / "model"),
+    }
     if run.recipe.policy.online.rounds:
         found["online"] = str(place / f"online-{run.recipe.policy.online.rounds}" / "model")
     return found
 
 
 def _reward_figures(
-    run: Run, pairs: Sequence[Pair], speeches: Mapping[str, Speech], responses: Mapping[str, Response], folder: Path
+    run: Run,
+    pairs: Sequence[Pair],
+    speeches: Mapping[str, Speech],
+    responses: Mapping[str, Response],
+    folder: Path,
 ) -> dict[str, Figure]:
     from psychocounsel.reward.score import RewardModel
 
@@ -80,7 +97,10 @@ def _reward_figures(
         model = RewardModel(run.folder.stage("reward") / "model", run.recipe.reward.max_length)
         items = [(speeches[responses[key].speech_id], responses[key].text) for key in used]
         scores = dict(zip(used, model.score(items, label="reward scores"), strict=True))
-    write_rows(folder / "reward-scores.jsonl", ({"response_id": key, "score": round(value, 6)} for key, value in scores.items()))
+    write_rows(
+        folder / "reward-scores.jsonl",
+        ({"response_id": key, "score": round(value, 6)} for key, value in scores.items()),
+    )
     return {
         "reward.accuracy": pair_accuracy(pairs, scores, speeches, **settings),
         "reward.length_baseline": pair_accuracy(pairs, length_scores(responses), speeches, **settings),
@@ -88,10 +108,16 @@ def _reward_figures(
 
 
 def _judge_agreement(
-    run: Run, pairs: Sequence[Pair], speeches: Mapping[str, Speech], responses: Mapping[str, Response], judges: Sequence[Judge]
+    run: Run,
+    pairs: Sequence[Pair],
+    speeches: Mapping[str, Speech],
+    responses: Mapping[str, Response],
+    judges: Sequence[Judge],
 ) -> Figure:
     """Do the grading judges order the labelled test pairs as the labels do? The same code as the arena."""
-    best, worst = ({pair.speech_id: responses[getattr(pair, side)].text for pair in pairs} for side in ("chosen", "rejected"))
+    best, worst = (
+        {pair.speech_id: responses[getattr(pair, side)].text for pair in pairs} for side in ("chosen", "rejected")
+    )
     asked = [speeches[pair.speech_id] for pair in pairs]
     verdicts = hold(Contest("chosen", "rejected", best, worst), asked, judges, run.principles, run.store)
     figure = _win_rate(run, verdicts, speeches)
@@ -140,7 +166,12 @@ def write_results(run: Run) -> None:
     figures["seconds.total"] = count(sum(manifest.seconds for manifest in manifests), "seconds", len(manifests))
     metrics = {key: figure.model_dump(mode="json") for key, figure in sorted(figures.items())}
     stamps = json.loads((place / "stamps.json").read_text(encoding="utf-8"))
-    body = {"schema": RESULTS_SCHEMA, "name": run.recipe.name, "dependent": stamps["dependent"], "metrics": metrics}
+    body = {
+        "schema": RESULTS_SCHEMA,
+        "name": run.recipe.name,
+        "dependent": stamps["dependent"],
+        "metrics": metrics,
+    }
     write_text(run.folder.path / "results.json", json.dumps(body, indent=1, ensure_ascii=False))
     write_text(run.folder.path / "report.html", _report(run, metrics, stamps))
 

@@ -11,9 +11,9 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
 from psychocounsel.pairs import build_pairs
+from psychocounsel.pipeline.context import Run
 from psychocounsel.ratings import rate_responses
 from psychocounsel.ratings.agreement import judge_agreement
-from psychocounsel.pipeline.context import Run
 from psychocounsel.records import write_records
 from psychocounsel.responses import respond
 from psychocounsel.run import write_text
@@ -83,7 +83,10 @@ def pairs_stage(run: Run, folder: Path) -> Counts:
         write_records(folder / f"{split}.jsonl", pairs)
     overall = {key: round(value, 6) for key, value in sorted(sets.overall.items())}
     write_text(folder / "overall.json", json.dumps(overall, indent=0))
-    return {**{split: len(pairs) for split, pairs in sets.pairs.items()}, "left_out": dict(sorted(sets.left_out.items()))}
+    return {
+        **{split: len(pairs) for split, pairs in sets.pairs.items()},
+        "left_out": dict(sorted(sets.left_out.items())),
+    }
 
 
 def supervised_stage(run: Run, folder: Path) -> Counts:
@@ -117,7 +120,9 @@ def policy_stage(run: Run, folder: Path) -> Counts:
     encoder = open_encoder(start, table)
     counts: Counts = {}
     if not (folder / "offline" / "counts.json").exists():
-        train_groups, dev_groups = (pair_groups(encoder, pairs[split], speeches, responses) for split in ("train", "dev"))
+        train_groups, dev_groups = (
+            pair_groups(encoder, pairs[split], speeches, responses) for split in ("train", "dev")
+        )
         made = train_policy("offline", start, (train_groups, dev_groups), table, seed, folder / "offline")
         write_text(folder / "offline" / "counts.json", json.dumps(made))
     counts["offline"] = json.loads((folder / "offline" / "counts.json").read_text(encoding="utf-8"))

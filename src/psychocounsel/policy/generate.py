@@ -58,7 +58,11 @@ def _sample(model: Any, tokenizer: Any, prompts: list[list[int]], temperature: f
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    choice = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
+    choice = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),

@@ -1,4 +1,4 @@
-"""Offline preference learning (DPO and relatives): the reference log-probabilities are computed once, by the same code."""
+"""Offline preference learning (DPO and relatives); reference log-probabilities are computed once, by the same code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from psychocounsel.training.losses import POLICY_LOSSES, sequence_log_probabilit
 
 
 def policy_task(
-    name: str, train_groups: Sequence[Group], dev_groups: Sequence[Group], table: PolicyTable, max_steps: int | None = None
+    name: str,
+    train_groups: Sequence[Group],
+    dev_groups: Sequence[Group],
+    table: PolicyTable,
+    max_steps: int | None = None,
 ) -> Task:
     """A preference loss over all pairs of a prompt from one forward; groups carry their reference log-probabilities."""
     loss = POLICY_LOSSES[table.loss]
@@ -28,7 +32,13 @@ def policy_task(
     def compute(model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         logp = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply).float()
         reference = batch.reference
-        losses = loss(logp[batch.chosen], logp[batch.rejected], reference[batch.chosen], reference[batch.rejected], table.beta)
+        losses = loss(
+            logp[batch.chosen],
+            logp[batch.rejected],
+            reference[batch.chosen],
+            reference[batch.rejected],
+            table.beta,
+        )
         rewards = table.beta * (logp - reference).detach()
         margin = rewards[batch.chosen] - rewards[batch.rejected]
         figures = {

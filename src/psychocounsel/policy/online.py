@@ -17,7 +17,7 @@ from psychocounsel.training.batches import Encoder, Group
 
 
 def draw_speeches(speeches: Sequence[Speech], number: int, table: OnlineTable, seed: int) -> list[Speech]:
-    """Speeches of round `number` (from 0): the next slice of one content-hash order, so none repeats until all were used."""
+    """Speeches of round `number` (from 0): the next slice of one hash order, so none repeats until all were used."""
     order = sorted((s for s in speeches if s.split == "train"), key=lambda s: content_id([seed, "online", s.id]))
     if not order:
         raise UserError("policy.online: the train split is empty")
@@ -27,7 +27,13 @@ def draw_speeches(speeches: Sequence[Speech], number: int, table: OnlineTable, s
 
 
 def run_round(
-    number: int, start: str, reward: str, speeches: Sequence[Speech], table: PolicyTable, seed: int, folder: Path
+    number: int,
+    start: str,
+    reward: str,
+    speeches: Sequence[Speech],
+    table: PolicyTable,
+    seed: int,
+    folder: Path,
 ) -> dict[str, Any]:
     """One round from the policy `start`; makes `folder/model`. Candidates and scores already on disk are used again."""
     online = table.online
@@ -39,7 +45,9 @@ def run_round(
     encoder = open_encoder(start, table)
     groups, left_out = best_against_worst(rows, {speech.id: speech for speech in drawn}, encoder, online)
     if not groups:
-        raise UserError(f"policy.online round {number + 1}: no pair is left ({left_out}); sample more or lower min_margin")
+        raise UserError(
+            f"policy.online round {number + 1}: no pair is left ({left_out}); sample more or lower min_margin"
+        )
     settings = table.model_copy(update={"lr": online.lr or table.lr})
     trained = train_policy(f"online round {number + 1}", start, (groups, []), settings, seed, folder, online.steps)
     return {"speeches": len(drawn), "candidates": len(rows), "left_out": left_out, **trained}

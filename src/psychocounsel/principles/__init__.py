@@ -49,10 +49,14 @@ def load_principles(table: PrinciplesTable | None = None) -> tuple[Principle, ..
     for key in [*table.drop, *table.weight, *(text.id for text in table.reword)]:
         if key not in rows and key not in {text.id for text in table.add}:
             raise UserError(f"principles: there is no principle '{key}'{nearest(key, list(rows))}")
+    for text in table.add:
+        if text.id in rows:
+            raise UserError(
+                f"principles.add: there is a principle '{text.id}' already; change it with principles.reword"
+            )
+        rows[text.id] = _complete(text)
     for text in table.reword:
         rows[text.id].update(text.model_dump(exclude_none=True))
-    for text in table.add:
-        rows[text.id] = _complete(text)
     for key, weight in table.weight.items():
         rows[key]["weight"] = weight
     chosen = tuple(Principle.model_validate(row) for key, row in rows.items() if key not in table.drop)
@@ -62,7 +66,13 @@ def load_principles(table: PrinciplesTable | None = None) -> tuple[Principle, ..
 
 
 def _complete(text: PrincipleText) -> dict[str, Any]:
-    row = {"grounding": "", "failures": [], "weight": 1.0, "gate": False, **text.model_dump(exclude_none=True)}
+    row = {
+        "grounding": "",
+        "failures": [],
+        "weight": 1.0,
+        "gate": False,
+        **text.model_dump(exclude_none=True),
+    }
     missing = [key for key in ("name", "definition", "anchors") if key not in row]
     if missing:
         raise UserError(f"principles.add: '{text.id}' also needs {', '.join(missing)}")
@@ -80,7 +90,9 @@ def counselchat_topics() -> dict[str, str]:
     return dict(_data("topics.toml")["counselchat"])
 
 
-def overall_score(scores: Mapping[str, float | None], principles: tuple[Principle, ...], *, gated: bool) -> float | None:
+def overall_score(
+    scores: Mapping[str, float | None], principles: tuple[Principle, ...], *, gated: bool
+) -> float | None:
     """Weighted mean of the scored principles; with `gated`, a gate score of 1 gives 1 and of 2 at most 2.
 
     Returns None when no weighted principle has a score. The paper uses the plain, ungated mean of all seven.

@@ -49,7 +49,12 @@ def judge_schema(principles: Sequence[Principle]) -> dict[str, Any]:
     }
     properties: dict[str, Any] = {"stage": {"type": "string"}, "risk": {"type": "string"}}
     properties |= {principle.id: entry for principle in principles}
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def compare_prompt(principles: Sequence[Principle]) -> str:

@@ -60,13 +60,13 @@ def rate_responses(
         outcome.ratings += [rating for rating, _ in results if rating is not None]
         outcome.counts[judge.name] = dict(sorted(Counter(status for _, status in results).items()))
     if not outcome.ratings:
-        raise UserError(f"ratings: no usable rating of {len(items)} responses: {outcome.counts}; check [ratings] judges")
+        raise UserError(
+            f"ratings: no usable rating of {len(items)} responses: {outcome.counts}; check [ratings] judges"
+        )
     return outcome
 
 
-def pooled_scores(
-    ratings: Iterable[Rating], principles: Sequence[Principle]
-) -> dict[str, dict[str, float | None]]:
+def pooled_scores(ratings: Iterable[Rating], principles: Sequence[Principle]) -> dict[str, dict[str, float | None]]:
     """Mean score over judges by response and principle; None where no judge scored."""
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for rating in ratings:

@@ -1,4 +1,4 @@
-"""Agreement between judges: quadratic kappa for pairs of raters, Krippendorff's alpha for all, pair order for scorers."""
+"""Agreement between judges: quadratic kappa for pairs of raters, Krippendorff's alpha for all of them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def judge_agreement(ratings: Iterable[Rating], principles: Sequence[Principle]) 
 
 
 def _agreement(units: list[list[tuple[str, float]]]) -> dict[str, Any]:
-    pairs = [
-        (unit[i][1], unit[j][1]) for unit in units for i in range(len(unit)) for j in range(i + 1, len(unit))
-    ]
+    pairs = [(unit[i][1], unit[j][1]) for unit in units for i in range(len(unit)) for j in range(i + 1, len(unit))]
     return {"kappa": quadratic_kappa(pairs), "alpha": _alpha(units), "n": len(units)}
 
 

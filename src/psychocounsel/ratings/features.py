@@ -88,14 +88,11 @@ def _marker_rates(response: Text, counts: dict[str, int]) -> dict[str, float]:
     felt = [word for word in response.words if word in EMOTION]
     return {
         **rates,
-        "stock_opening": float(
-            bool(MARKERS["stock_sympathy"].search(opening) or MARKERS["generic"].search(opening))
-        ),
+        "stock_opening": float(bool(MARKERS["stock_sympathy"].search(opening) or MARKERS["generic"].search(opening))),
         "stock_ending": float(bool(MARKERS["generic"].search(last) or MARKERS["cheering"].search(last))),
         "exclamations": min(3.0, response.low.count("!") / hundreds),
         "feeling_words": min(3.0, math.sqrt(len(set(felt)) / hundreds)),
-        "advice_without_leave": min(5.0, counts["advice"] / hundreds)
-        * float(not counts["leave"] + counts["choice"]),
+        "advice_without_leave": min(5.0, counts["advice"] / hundreds) * float(not counts["leave"] + counts["choice"]),
         "function_share": _share(sum(word in FUNCTION for word in response.words), len(response.words)),
     }
 
@@ -179,9 +176,7 @@ def _sentence_kinds(speech: Text, response: Text) -> dict[str, float]:
         if statement and second and hits >= 2:
             kinds["reflection"] += 1
             best = max(best, hits)
-            kinds["complex"] += bool(
-                MARKERS["contrast"].search(sentence) or MARKERS["tentative"].search(sentence)
-            )
+            kinds["complex"] += bool(MARKERS["contrast"].search(sentence) or MARKERS["tentative"].search(sentence))
         kinds["bare"] += statement and not hits
     total = max(1, len(response.sentences))
     return {
@@ -198,9 +193,7 @@ def _commands(sentence: str) -> int:
     """Imperatives: a bare verb that opens the sentence or a clause of it ('…, and tell them')."""
     if sentence.rstrip("\"'”’) ").endswith("?"):
         return 0
-    heads = re.findall(
-        r"(?:^|[,;:] (?:and |then |so |or |but )?(?:please |just |always |never )?)([a-z']+)", sentence
-    )
+    heads = re.findall(r"(?:^|[,;:] (?:and |then |so |or |but )?(?:please |just |always |never )?)([a-z']+)", sentence)
     heads = [head for head in heads[:1] if head in COMMAND_VERBS] + [
         head
         for head in heads[1:]
@@ -228,9 +221,7 @@ def _risk(speech: Text, response: Text, counts: dict[str, int]) -> dict[str, flo
     harm, violence = bool(SELF_HARM.search(speech.low)), bool(VIOLENCE.search(speech.low))
     named, crisis = counts["names_death"] > 0, counts["crisis_text"] > 0
     passed = not (named or crisis or counts["safety_word"])
-    asked = any(
-        MARKERS["names_death"].search(q) or MARKERS["safety_word"].search(q) for q in response.questions
-    )
+    asked = any(MARKERS["names_death"].search(q) or MARKERS["safety_word"].search(q) for q in response.questions)
     return {
         "risk": float(risk or strong),
         "risk_unnamed": float((risk or strong) and passed),

@@ -68,9 +68,7 @@ class Table:
         return Table(rows, self.values[mask], self.soundness[mask], self.scores[mask])
 
     def where(self, **fields: str) -> NDArray[np.bool_]:
-        return np.array(
-            [all(getattr(row, key) == value for key, value in fields.items()) for row in self.rows]
-        )
+        return np.array([all(getattr(row, key) == value for key, value in fields.items()) for row in self.rows])
 
     def folds(self, count: int, salt: str) -> NDArray[np.int64]:
         """A fold per row by the hash of its speech: the same split on every machine and in every order."""
@@ -236,9 +234,7 @@ def _rounded(values: Array) -> list[float]:
 
 def report(model: dict[str, Any]) -> str:
     """The figures as a table for people."""
-    head = (
-        f"alpha {model['alpha']:g}, shared weight {model['shared_weight']:g}, fitted on {model['fitted_on']}"
-    )
+    head = f"alpha {model['alpha']:g}, shared weight {model['shared_weight']:g}, fitted on {model['fitted_on']}"
     lines = [
         head,
         f"{'measured on':58} {'>=.5':>6} {'95 %':>13} {'pairs':>6} {'any':>6} {'>=1':>6} {'longer':>7}",
@@ -249,9 +245,7 @@ def report(model: dict[str, Any]) -> str:
         "unseen_writer": "writer left out",
         "other_source": "source left out",
     }
-    cells = [
-        (f"{source} ({name})", row) for kind, name in names.items() for source, row in agreement[kind].items()
-    ]
+    cells = [(f"{source} ({name})", row) for kind, name in names.items() for source, row in agreement[kind].items()]
     if "held_out_test" in agreement:
         cells.append((f"{PACKAGE} (held-out test speeches)", agreement["held_out_test"]))
     for name, row in cells:
@@ -260,9 +254,7 @@ def report(model: dict[str, Any]) -> str:
             f"{name:58} {row['pair_accuracy']:6.3f} {low:6.3f}-{high:.3f} {row['pairs']:7d} "
             f"{row['any_difference']:6.3f} {row['one_point']:6.3f} {row['longer_is_better']:7.3f}"
         )
-        lines.append(
-            "    Spearman " + ", ".join(f"{key} {value:.2f}" for key, value in row["spearman"].items())
-        )
+        lines.append("    Spearman " + ", ".join(f"{key} {value:.2f}" for key, value in row["spearman"].items()))
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from psychocounsel.models.chat import ChatModel, Completion, Request, family_of
-from psychocounsel.models.store import CallStore, ask
+from psychocounsel.models.store import CallStore, ask, together
 from psychocounsel.principles import Principle, overall_score
 from psychocounsel.principles.prompts import compare_prompt, dialogue_text, judge_prompt, judge_schema, quoted
 from psychocounsel.ratings.parse import parse_comparison, parse_scores
@@ -80,7 +80,9 @@ class ModelJudge:
                 {"role": "system", "content": system},
                 {
                     "role": "user",
-                    "content": quoted("CLIENT", dialogue_text(item.speech.turns)) + "\n" + quoted("REPLY", item.response.text),
+                    "content": quoted("CLIENT", dialogue_text(item.speech.turns))
+                    + "\n"
+                    + quoted("REPLY", item.response.text),
                 },
             ),
             sampling={"temperature": 0.0, "max_tokens": self.max_tokens},
@@ -111,9 +113,12 @@ class ModelJudge:
         )
         return rating, status
 
-    async def _repair(self, request: Request, answer: Completion, problems: Sequence[str], store: CallStore) -> Completion:
+    async def _repair(
+        self, request: Request, answer: Completion, problems: Sequence[str], store: CallStore
+    ) -> Completion:
         """One more try, with the faults named. Once: blind retries only cost money."""
-        again = f"Your answer could not be used: {'; '.join(problems[:5])}. Answer again with the complete JSON object only."
+        faults = "; ".join(problems[:5])
+        again = f"Your answer could not be used: {faults}. Answer again with the complete JSON object only."
         messages = (
             *request.messages,
             {"role": "assistant", "content": answer.text or "(empty)"},
@@ -124,9 +129,16 @@ class ModelJudge:
     async def compare(
         self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
     ) -> Comparison:
-        texts = (quoted("CLIENT", dialogue_text(speech.turns)), quoted("REPLY A", first), quoted("REPLY B", second))
+        texts = (
+            quoted("CLIENT", dialogue_text(speech.turns)),
+            quoted("REPLY A", first),
+            quoted("REPLY B", second),
+        )
         request = Request(
-            messages=({"role": "system", "content": compare_prompt(principles)}, {"role": "user", "content": "\n".join(texts)}),
+            messages=(
+                {"role": "system", "content": compare_prompt(principles)},
+                {"role": "user", "content": "\n".join(texts)},
+            ),
             sampling={"temperature": 0.0, "max_tokens": self.max_tokens},
             subject={"speech_id": speech.id},
         )
@@ -174,31 +186,22 @@ class ScoringJudge:
 
 
 def rate_all(
-    judge: Judge, items: Sequence[Item], principles: tuple[Principle, ...], store: CallStore, advance: Callable[..., None]
+    judge: Judge,
+    items: Sequence[Item],
+    principles: tuple[Principle, ...],
+    store: CallStore,
+    advance: Callable[..., None],
 ) -> list[tuple[Rating | None, Status]]:
     """Rate many items at the judge's own concurrency, results in the order of the items."""
+    gate = asyncio.Semaphore(judge.concurrency)
 
-    async def one(item: Item, gate: asyncio.Semaphore) -> tuple[Rating | None, Status]:
+    async def one(item: Item) -> tuple[Rating | None, Status]:
         async with gate:
             result = await judge.rate(item, principles, store)
         advance()
         return result
 
-    return run_together(lambda gate: [one(item, gate) for item in items], judge.concurrency)
-
-
-def run_together(make: Callable[[asyncio.Semaphore], list], concurrency: int) -> list:  # type: ignore[type-arg]
-    """Run coroutines together; the first error cancels the rest and is raised as it is."""
-
-    async def everything() -> list[object]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(job) for job in make(asyncio.Semaphore(concurrency))]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    return asyncio.run(everything())
+    return together([one(item) for item in items])
 
 
 def _subject(item: Item) -> dict[str, str]:

@@ -11,7 +11,15 @@ from typing import Any
 from psychocounsel.principles import Principle
 
 MOST_ATTEMPTS = 500  # hostile text can hold a million opening braces
-VALUES = {"a much better": 1.0, "a better": 0.75, "a": 0.75, "tie": 0.5, "b": 0.25, "b better": 0.25, "b much better": 0.0}
+VALUES = {
+    "a much better": 1.0,
+    "a better": 0.75,
+    "a": 0.75,
+    "tie": 0.5,
+    "b": 0.25,
+    "b better": 0.25,
+    "b much better": 0.0,
+}
 
 
 @dataclass
@@ -47,7 +55,7 @@ def parse_scores(text: str, principles: Sequence[Principle]) -> Parsed:
         if isinstance(entry, dict):
             reason = entry.get("reason")
             if isinstance(reason, str) and reason:
-                parsed.reasons[principle.id] = reason
+                parsed.reasons[principle.id] = _whole(reason)
             entry = entry.get("score", ...)
         parsed.scores[principle.id] = _score(entry, principle.id, parsed.problems)
     return parsed
@@ -82,19 +90,26 @@ def _score(entry: Any, name: str, problems: list[str]) -> int | None:
         problems.append(f"no score for {name}")
     elif entry is None:
         return None
-    elif isinstance(entry, bool) or not isinstance(entry, int | float | str):
+    elif (
+        isinstance(entry, bool)
+        or not isinstance(entry, int | float | str)
+        or (isinstance(entry, str) and not re.fullmatch(r"\s*[1-5]\s*", entry))
+    ):
         problems.append(f"{name}: {entry!r:.40} is not a score")
-    elif isinstance(entry, str) and not re.fullmatch(r"\s*[1-5]\s*", entry):
-        problems.append(f"{name}: {entry!r:.40} is not a score")
-    elif float(entry) not in (1, 2, 3, 4, 5):
-        problems.append(f"{name}: {entry} is not a whole number from 1 to 5")
+    elif (int(entry) if isinstance(entry, str) else entry) not in (1, 2, 3, 4, 5):
+        problems.append(f"{name}: {entry!r:.40} is not a whole number from 1 to 5")
     else:
-        return int(float(entry))
+        return int(entry)
     return None
 
 
 def _word(value: Any) -> str | None:
-    return value.strip()[:40] if isinstance(value, str) and value.strip() else None
+    return _whole(value.strip()[:40]) if isinstance(value, str) and value.strip() else None
+
+
+def _whole(text: str) -> str:
+    """The text with half characters (lone surrogates of a broken escape) replaced; no file could hold them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _lower(value: Any) -> str:

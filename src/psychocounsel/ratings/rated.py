@@ -32,9 +32,7 @@ class Rated:
 
 def package_rows(folder: Path, *, test: bool) -> list[Rated]:
     """The package's rated replies: to test speeches, or to all others. Several ratings are averaged."""
-    speeches = {
-        s.id: s for s in read_records(folder / "speeches.jsonl", Speech) if (s.split == "test") == test
-    }
+    speeches = {s.id: s for s in read_records(folder / "speeches.jsonl", Speech) if (s.split == "test") == test}
     scores: dict[str, list[list[float]]] = defaultdict(list)
     for _, row in read_rows(folder / "ratings.jsonl"):
         parsed = parse_scores(row["reply"], load_principles())
@@ -45,9 +43,7 @@ def package_rows(folder: Path, *, test: bool) -> list[Rated]:
         if response.speech_id in speeches and response.id in scores:
             speech = speeches[response.speech_id]
             mean = tuple(float(value) for value in np.mean(scores[response.id], axis=0))
-            rows.append(
-                Rated(PACKAGE, speech.id, response.model, dialogue_text(speech.turns), response.text, mean)
-            )
+            rows.append(Rated(PACKAGE, speech.id, response.model, dialogue_text(speech.turns), response.text, mean))
     return rows
 
 
@@ -55,9 +51,7 @@ def shared_rows(root: Path) -> list[Rated]:
     """The rated MentalChat16K replies of the shared data; none where the folder is absent."""
     if not (root / "ratings" / "ratings.jsonl").is_file():
         return []
-    questions = {
-        row["question_id"]: row["turns"][0] for _, row in read_rows(root / "mentalchat16k" / "question.jsonl")
-    }
+    questions = {row["question_id"]: row["turns"][0] for _, row in read_rows(root / "mentalchat16k" / "question.jsonl")}
     scores: dict[tuple[int, str], list[list[float]]] = defaultdict(list)
     for _, row in read_rows(root / "ratings" / "ratings.jsonl"):
         scores[row["question_id"], row["model"]].append(_complete(row["scores"]))
@@ -69,9 +63,7 @@ def shared_rows(root: Path) -> list[Rated]:
         for (question, writer), values in sorted(scores.items()):
             if writer == model and question in answers:
                 mean = tuple(float(value) for value in np.mean(values, axis=0))
-                rows.append(
-                    Rated(SHARED, f"q{question}", model, questions[question], answers[question], mean)
-                )
+                rows.append(Rated(SHARED, f"q{question}", model, questions[question], answers[question], mean))
     return rows
 
 

@@ -26,22 +26,18 @@ KINDS: dict[str, frozenset[str]] = {
         "subject": "i we he she they who",
         "you": "you it",
         "object": "me us him them myself yourself himself herself itself themselves",
-        "be": "am is are was were isn't aren't wasn't weren't i'm you're he's "
-        "she's it's that's there's we're they're",
-        "have": "has have had having haven't hasn't hadn't i've you've we've they've do "
-        "does did don't doesn't didn't",
+        "be": "am is are was were isn't aren't wasn't weren't i'm you're he's she's it's that's there's we're they're",
+        "have": "has have had having haven't hasn't hadn't i've you've we've they've do does did don't doesn't didn't",
         "modal": "can could may might must shall should will would cannot can't won't "
         "wouldn't couldn't shouldn't i'd i'll",
         "base": "be been being",
         "to": "to",
         "of": "of than",
-        "place": "in on at by from with for about into onto over under "
-        "after before between through during without",
+        "place": "in on at by from with for about into onto over under after before between through during without",
         "and": "and or but nor so yet",
         "because": "if because since although though while unless until whether as when where",
         "question": "what which how why whom",
-        "adverb": "not very too also just only even still again ever never always "
-        "often sometimes here there then now",
+        "adverb": "not very too also just only even still again ever never always often sometimes here there then now",
         "amount": "more most less least much many few little other another own same rather quite one",
     }.items()
 }
@@ -129,8 +125,7 @@ def soundness(speech: str, response: str, table: Mapping[str, float]) -> dict[st
         "english": _falling(function, 0.3, 0.12) * _falling(function, 0.78, 0.9),
         "real_words": _falling(broken, 0.05, 0.25),
         "copied": _falling(sum(five in source for five in fives) / max(1, len(fives)), 0.15, 0.6),
-        "interrogation": _falling(asked, 5, 14)
-        * (_falling(asked / len(sentences), 0.8, 1.3) if asked > 3 else 1.0),
+        "interrogation": _falling(asked, 5, 14) * (_falling(asked / len(sentences), 0.8, 1.3) if asked > 3 else 1.0),
         "keywords": _falling(text.low.count(",") / len(words), 0.17, 0.35) if len(words) >= 12 else 1.0,
         "punctuation": _falling(sum(len(run.group()) for run in RUNS.finditer(text.low)), 3, 30),
         "finished": 1.0 if response.rstrip()[-1] in ".!?…\"'”’)" else 0.8,

@@ -26,7 +26,9 @@ class RewardModel:
     @torch.inference_mode()
     def score(self, items: Sequence[tuple[Speech, str]], rows: int = 64, label: str = "scores") -> list[float]:
         """One score per (speech, reply), in order; batches are sorted by length. Raises UserError on NaN scores."""
-        encoded = [Group(str(i), self.encoder.prompt(s), [self.encoder.reply(s, text)]) for i, (s, text) in enumerate(items)]
+        encoded = [
+            Group(str(i), self.encoder.prompt(s), [self.encoder.reply(s, text)]) for i, (s, text) in enumerate(items)
+        ]
         order = sorted(range(len(items)), key=lambda i: len(encoded[i].prompt) + len(encoded[i].replies[0]))
         scores = [0.0] * len(items)
         with progress(label, len(items)) as advance:

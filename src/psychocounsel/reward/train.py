@@ -51,7 +51,14 @@ def reward_task(train_groups: Sequence[Group], dev_groups: Sequence[Group], tabl
         difference = (chosen - rejected).detach()
         return losses.sum(), {"accuracy": float((difference > 0).sum()), "margin": float(difference.sum())}
 
-    return Task("reward", train_groups, dev_groups, lambda group: len(group.pairs), compute, lambda batch: len(batch.chosen))
+    return Task(
+        "reward",
+        train_groups,
+        dev_groups,
+        lambda group: len(group.pairs),
+        compute,
+        lambda batch: len(batch.chosen),
+    )
 
 
 def train_reward(
@@ -63,7 +70,7 @@ def train_reward(
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """Make `folder/model`, a sequence classifier with one output, from the train pairs; dev pairs choose the checkpoint."""
+    """Make `folder/model`, a sequence classifier with one output; dev pairs choose the checkpoint."""
     if not pairs["train"]:
         raise UserError("reward: there are no train pairs; lower pairs.gap or rate more responses")
     torch.manual_seed(seed)
@@ -71,7 +78,9 @@ def train_reward(
     model = load_scorer(base, tokenizer.pad_token_id, len(tokenizer))
     encoder = Encoder(tokenizer, table.max_length)
     groups = {split: pair_groups(encoder, pairs[split], speeches, responses) for split in ("train", "dev")}
-    state = train(model, reward_task(groups["train"], groups["dev"], table), table, seed, folder, tokenizer.pad_token_id)
+    state = train(
+        model, reward_task(groups["train"], groups["dev"], table), table, seed, folder, tokenizer.pad_token_id
+    )
     save_model(folder / "model", model, tokenizer)
     return {"pairs": len(pairs["train"]), "dev_pairs": len(pairs["dev"]), "truncated": encoder.truncated,
             "steps": state["step"], "best_step": state["best_step"], "dev_loss": state["best"]}  # fmt: skip

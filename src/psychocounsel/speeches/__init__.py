@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from psychocounsel.errors import UserError
 from psychocounsel.recipe import SpeechesTable
-from psychocounsel.records import Speech, content_id
+from psychocounsel.records import Speech, Split, content_id
 from psychocounsel.speeches.clean import Drop, clean
 from psychocounsel.speeches.dedup import near_duplicates
 
@@ -27,19 +27,24 @@ class Collection:
 
 
 def collect(raw: Sequence[Speech], table: SpeechesTable, seed: int) -> Collection:
-    """Clean, de-duplicate, cluster and split raw speeches (topics are filled by the caller). Raises UserError if none is left."""
+    """Clean, de-duplicate, cluster and split raw speeches. Raises UserError if none is left."""
     kept, dropped = clean(raw, table)
     clusters = near_duplicates([speech.text for speech in kept], drop_at=table.near_duplicate, join_at=table.cluster)
     unique: list[Speech] = []
     for position, speech in enumerate(kept):
         partner = clusters.duplicate_of.get(position)
         if partner is not None:
-            dropped.append(Drop(speech.source, speech.source_id, "near-duplicate", f"of {kept[partner].id}"))
+            detail = f"of {kept[partner].id}"
+            dropped.append(
+                Drop(source=speech.source, source_id=speech.source_id, reason="near-duplicate", detail=detail)
+            )
             continue
         name = content_id(kept[clusters.root[position]].id)
         unique.append(speech.model_copy(update={"cluster": name}))
     if not unique:
-        raise UserError(f"speeches: none of {len(raw)} rows is left after cleaning; see dropped.jsonl and loosen [speeches]")
+        raise UserError(
+            f"speeches: none of {len(raw)} rows is left after cleaning; see dropped.jsonl and loosen [speeches]"
+        )
     return Collection(len(raw), split(unique, table, seed), dropped)
 
 
@@ -51,11 +56,16 @@ def split(speeches: Sequence[Speech], table: SpeechesTable, seed: int) -> list[S
     fixed = {speech.cluster: speech.split for speech in speeches if speech.split is not None}
     first = {speech.cluster: speech for speech in reversed(speeches)}
     order = sorted(first, key=lambda cluster: (first[cluster].topic or "", content_id([seed, cluster])))
-    given: dict[str, str] = {}
     free = [cluster for cluster in order if cluster not in fixed]
-    for position, cluster in enumerate(free):
-        crossed = [int((position + 1) * share) > int(position * share) for share in (table.test, table.dev + table.test)]
-        given[cluster] = "test" if crossed[0] else "dev" if crossed[1] else "train"
+    held_out = _every(free, table.dev + table.test)
+    test = set(_every(held_out, table.test / (table.dev + table.test or 1)))
+    given: dict[str, Split] = {cluster: "train" for cluster in free}
+    given |= {cluster: "test" if cluster in test else "dev" for cluster in held_out}
     return [
         speech.model_copy(update={"split": fixed.get(speech.cluster) or given[speech.cluster]}) for speech in speeches
     ]
+
+
+def _every(items: Sequence[str], share: float) -> list[str]:
+    """An evenly spaced share of a sequence."""
+    return [item for place, item in enumerate(items) if int((place + 1) * share + 1e-9) > int(place * share + 1e-9)]

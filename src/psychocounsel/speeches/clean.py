@@ -25,7 +25,12 @@ class Drop(Record):
 
 def repair(text: str) -> str:
     """Unicode NFC, HTML entities and stray control characters resolved, runs of spaces and blank lines folded."""
-    text = unicodedata.normalize("NFC", html.unescape(text)).replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ")
+    text = (
+        unicodedata.normalize("NFC", html.unescape(text))
+        .replace("\r\n", "\n")
+        .replace("\r", "\n")
+        .replace("\u00a0", " ")
+    )
     text = CONTROL.sub("", text)
     text = re.sub(r"[^\S\n]+", " ", text)
     return re.sub(r" ?\n ?", "\n", re.sub(r"\n\s*\n+", "\n\n", text)).strip()

@@ -39,7 +39,7 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 
 def near_duplicates(texts: Sequence[str], drop_at: float, join_at: float) -> Clusters:
-    """Texts at least `join_at` alike (Jaccard of word 3-grams) share a cluster; at `drop_at` the later one is a duplicate."""
+    """Texts `join_at` alike (Jaccard of word 3-grams) share a cluster; at `drop_at` the later one is a duplicate."""
     sets = [shingles(text) for text in texts]
     root = list(range(len(texts)))
 

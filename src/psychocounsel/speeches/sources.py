@@ -58,13 +58,13 @@ def _speech(text: str, source: str, source_id: str, license_: str, topic: str | 
         source=source,
         source_id=source_id,
         license=license_,
-        topic=topic,
+        topic=topic or None,
         topic_by="source" if topic else "",
     )
 
 
 def _counselchat(path: Path, source: Source) -> Iterator[Speech]:
-    """counsel-chat's CSV: one row per answer; each question once, by its text (some questions stand under two topics)."""
+    """counsel-chat's CSV: one row per answer; each question once, under its first topic."""
     topics = counselchat_topics()
     seen: set[str] = set()
     for row in _csv_rows(path):
@@ -80,8 +80,8 @@ def _counselchat(path: Path, source: Source) -> Iterator[Speech]:
 def _fastchat(path: Path, source: Source) -> Iterator[Speech]:
     """FastChat's question format: question_id and turns."""
     for number, row in read_rows(path):
-        if "question_id" not in row or not row.get("turns"):
-            raise UserError(f"{path}:{number}: needs 'question_id' and 'turns'")
+        if "question_id" not in row or not isinstance(row.get("turns"), list) or not row["turns"]:
+            raise UserError(f"{path}:{number}: needs 'question_id' and a list 'turns'")
         yield _speech(str(row["turns"][-1]), path.name, question_key(row["question_id"]), source.license)
 
 
@@ -91,7 +91,11 @@ def _known(name: str, place: str, source: Source) -> Iterator[Speech]:
     if not (place or hub_id):
         raise UserError(f"speeches: '{name}' is not on the hub; download its file and write load = \"{name}:FILE\"")
     filled = source.model_copy(update={"text": source.text or column, "license": source.license or license_})
-    rows = _file_rows(data_path(place)) if Path(place).suffix in (".csv", ".jsonl", ".parquet") else _hub_rows(place or hub_id)
+    rows = (
+        _file_rows(data_path(place))
+        if Path(place).suffix in (".csv", ".jsonl", ".parquet")
+        else _hub_rows(place or hub_id)
+    )
     yield from _table(rows, filled, name)
 
 
@@ -102,13 +106,19 @@ def _table(rows: Iterator[Mapping[str, Any]], source: Source, name: str) -> Iter
         if column not in row:
             raise UserError(
                 f"{source.load}: no column '{column or 'text'}'{nearest(column or 'text', list(row))} "
-                f"The columns are {', '.join(map(repr, row))}; name the one with the client's words as text = \"...\""
+                f'The columns are {", ".join(map(repr, row))}; name the one with the client\'s words as text = "..."'
             )
         for wanted in (source.id, source.topic):
             if wanted and wanted not in row:
                 raise UserError(f"{source.load}: no column '{wanted}'{nearest(wanted, list(row))}")
-        topic = str(row[source.topic]) if source.topic else None
-        yield _speech(str(row[column] or ""), name, str(row[source.id]) if source.id else str(number), source.license, topic)
+        topic = str(row[source.topic] or "") if source.topic else None
+        yield _speech(
+            str(row[column] or ""),
+            name,
+            str(row[source.id]) if source.id else str(number),
+            source.license,
+            topic,
+        )
 
 
 def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -162,4 +172,6 @@ def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
 def _need(row: Mapping[str, Any], columns: tuple[str, ...], path: Path) -> None:
     for column in columns:
         if column not in row:
-            raise UserError(f"{path}: no column '{column}'{nearest(column, list(row))} The columns are {', '.join(row)}")
+            raise UserError(
+                f"{path}: no column '{column}'{nearest(column, list(row))} The columns are {', '.join(row)}"
+            )

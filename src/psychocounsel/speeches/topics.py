@@ -47,7 +47,10 @@ def fill_by_model(speeches: Sequence[Speech], model: ChatModel, store: CallStore
         (
             model,
             Request(
-                messages=({"role": "system", "content": system}, {"role": "user", "content": quoted("CLIENT", speech.text)}),
+                messages=(
+                    {"role": "system", "content": system},
+                    {"role": "user", "content": quoted("CLIENT", speech.text)},
+                ),
                 sampling={"temperature": 0.0, "max_tokens": 60},
                 subject={"speech_id": speech.id, "source_id": speech.source_id},
             ),
@@ -58,15 +61,18 @@ def fill_by_model(speeches: Sequence[Speech], model: ChatModel, store: CallStore
         answers = ask_all(jobs, store, lambda _: advance())
     found = {speech.id: _read_topic(answer.text) for speech, answer in zip(open_ones, answers, strict=True)}
     return [
-        speech.model_copy(update={"topic": found[speech.id], "topic_by": model.name}) if found.get(speech.id) else speech
+        speech.model_copy(update={"topic": found[speech.id], "topic_by": model.name})
+        if found.get(speech.id)
+        else speech
         for speech in speeches
     ]
 
 
 def _read_topic(text: str) -> str | None:
+    """The topic of {"topic": ID}; else the first topic id among the words (models add fences and remarks)."""
+    topics = load_topics()
     try:
         answer = json.loads(text)["topic"]
     except (ValueError, KeyError, TypeError):
-        match = re.search(r"[a-z]+(?:_[a-z]+)*", text.lower())
-        answer = match[0] if match else ""
-    return answer if answer in load_topics() else None
+        return next((word for word in re.findall(r"[a-z]+(?:_[a-z]+)*", text.lower()) if word in topics), None)
+    return answer if isinstance(answer, str) and answer in topics else None

@@ -1,4 +1,4 @@
-"""From texts to token rows: prompts and replies encoded as in generation, grouped by prompt, dealt out by content hash."""
+"""From texts to token rows: encoded as in generation, grouped by prompt, dealt out by content hash."""
 
 from __future__ import annotations
 
@@ -46,15 +46,23 @@ class Batch:
 
 @dataclass
 class Encoder:
-    """Encodes dialogues with one tokenizer. Counts what had to be cut."""
+    """Encodes dialogues with one tokenizer. Counts what had to be cut.
+
+    Special tokens that a text spells out are taken apart: a client or a reply can neither end nor open a turn.
+    """
 
     tokenizer: Any
     max_length: int
     truncated: int = 0
+    special: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        added = self.tokenizer.added_tokens_decoder.values()
+        self.special = [token.content for token in added if token.special]
 
     def prompt(self, speech: Speech) -> list[int]:
         """Token ids of a dialogue up to where the reply begins, cut from the start to leave room for a reply."""
-        ids = _ids(self.tokenizer.apply_chat_template(chat_messages(speech.turns), add_generation_prompt=True))
+        ids = self._encode(chat_messages(speech.turns), add_generation_prompt=True)
         room = self.max_length // 2
         if len(ids) > room:
             self.truncated += 1
@@ -63,7 +71,7 @@ class Encoder:
 
     def whole(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a whole chat, cut at the maximum length."""
-        return _ids(self.tokenizer.apply_chat_template(messages))[: self.max_length]
+        return self._encode(messages)[: self.max_length]
 
     def reply(self, speech: Speech, text: str) -> list[int]:
         """Token ids of a reply as the template continues the prompt, ending with the end token.
@@ -71,11 +79,11 @@ class Encoder:
         The template is applied once to the whole dialogue, so that what is trained on is what generation emits.
         """
         messages = chat_messages(speech.turns)
-        start = _ids(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
-        whole = _ids(self.tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}]))
+        start = self._encode(messages, add_generation_prompt=True)
+        whole = self._encode([*messages, {"role": "assistant", "content": text}])
         if whole[: len(start)] != start:
             raise UserError(
-                "the chat template changes the prompt when a reply follows; replies cannot be trained exactly as generated"
+                "the chat template changes the prompt when a reply follows; replies cannot be trained as generated"
             )
         ids = whole[len(start) :]
         end = self.tokenizer.eos_token_id
@@ -86,9 +94,15 @@ class Encoder:
             ids = [*ids[: room - 1], end]
         return ids
 
+    def _encode(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
+        plain = [{**message, "content": self._plain(message["content"])} for message in messages]
+        encoded = self.tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt)
+        return list(encoded if isinstance(encoded, list) else encoded["input_ids"])
 
-def _ids(encoded: Any) -> list[int]:
-    return list(encoded if isinstance(encoded, list) else encoded["input_ids"])
+    def _plain(self, text: str) -> str:
+        for token in self.special:
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        return text
 
 
 def steps(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,26 @@ import torch
 from psychocounsel.errors import UserError
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """torch and safetensors report a full disk as errors of their own; say what it is and what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: cannot be written ({str(error)[:120]}); free some disk space, then run the same command"
+        ) from error
+
+
 def save_checkpoint(folder: Path, model: Any, optimizer: Any, state: dict[str, Any]) -> None:
     """Write weights, optimizer and state under a temporary name, then swap it in; the older one goes last."""
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, part / "tensors.pt")
+    with _writing(folder):
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, part / "tensors.pt")
     (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -39,7 +55,9 @@ def load_checkpoint(folder: Path, model: Any, optimizer: Any) -> dict[str, Any] 
         optimizer.load_state_dict(tensors["optimizer"])
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: this checkpoint does not fit ({str(error)[:120]}); rerun the stage with --redo") from error
+        raise UserError(
+            f"{folder}: this checkpoint does not fit ({str(error)[:120]}); rerun the stage with --redo"
+        ) from error
     return state
 
 
@@ -47,7 +65,8 @@ def save_best(path: Path, model: Any) -> None:
     """Keep the weights of the best look at the dev split."""
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), part)
+    with _writing(path):
+        torch.save(model.state_dict(), part)
     part.replace(path)
 
 
@@ -55,7 +74,8 @@ def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
     """Save a model and its tokenizer in Hugging Face layout, atomically."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
+    with _writing(folder):
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)

@@ -62,16 +62,24 @@ def train(model: Any, task: Task, settings: Training, seed: int, folder: Path, p
 
     plan = list(plan_steps(task, settings, seed))
     if not plan:
-        raise UserError(f"{task.name}: nothing to train on (0 steps from {len(task.train)} prompts); check epochs and batch")
+        raise UserError(
+            f"{task.name}: nothing to train on (0 steps from {len(task.train)} prompts); check epochs and batch"
+        )
     accelerator = Accelerator(mixed_precision=precision(settings), cpu=device() == "cpu")
     if accelerator.num_processes != 1:
         raise UserError(f"{task.name}: {accelerator.num_processes} processes; this version trains in one process")
     folder.mkdir(parents=True, exist_ok=True)
     model.float()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.95)
+    )
     model, optimizer = accelerator.prepare(model, optimizer)
     bare = accelerator.unwrap_model(model)
-    state = load_checkpoint(folder / "checkpoint", bare, optimizer) or {"step": 0, "best": None, "best_step": 0}
+    state = load_checkpoint(folder / "checkpoint", bare, optimizer) or {
+        "step": 0,
+        "best": None,
+        "best_step": 0,
+    }
     log = MetricsLog(folder / "metrics.jsonl", state["step"])
     bare.eval()  # dropout off: scores and log-probabilities mean the same everywhere; gradients still flow
     with progress(task.name, len(plan)) as advance:
@@ -93,7 +101,14 @@ def train(model: Any, task: Task, settings: Training, seed: int, folder: Path, p
 
 
 def _one_step(
-    accelerator: Any, model: Any, optimizer: Any, task: Task, groups: list[Group], settings: Training, rate: float, pad: int
+    accelerator: Any,
+    model: Any,
+    optimizer: Any,
+    task: Task,
+    groups: list[Group],
+    settings: Training,
+    rate: float,
+    pad: int,
 ) -> dict[str, float]:
     """One optimizer step; the loss is averaged over all items of the step, however it is cut into micro-batches."""
     for parameters in optimizer.param_groups:
@@ -107,7 +122,7 @@ def _one_step(
         if not torch.isfinite(loss):
             raise UserError(
                 f"{task.name}: the loss became {loss.item()} on prompts {[group.id for group in groups][:4]}; "
-                "lower the learning rate or use precision = \"fp32\""
+                'lower the learning rate or use precision = "fp32"'
             )
         accelerator.backward(loss / total)
         for key, value in {"loss": loss.item(), **figures}.items():
@@ -115,11 +130,21 @@ def _one_step(
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {**{key: round(value / total, 6) for key, value in sums.items()}, "grad_norm": round(float(norm), 6)}
+    return {
+        **{key: round(value / total, 6) for key, value in sums.items()},
+        "grad_norm": round(float(norm), 6),
+    }
 
 
 def _look(
-    model: Any, task: Task, settings: Training, pad: int, state: dict[str, Any], number: int, log: MetricsLog, folder: Path
+    model: Any,
+    task: Task,
+    settings: Training,
+    pad: int,
+    state: dict[str, Any],
+    number: int,
+    log: MetricsLog,
+    folder: Path,
 ) -> None:
     if not task.dev:
         return
@@ -145,7 +170,7 @@ def evaluate(model: Any, task: Task, settings: Training, pad: int) -> dict[str, 
 
 
 def learning_rate(step: int, total: int, settings: Training) -> float:
-    """Linear warm-up, then cosine or linear decay to 0, or constant. A pure function of the step: nothing to restore."""
+    """Linear warm-up, then cosine or linear decay to 0, or constant. A pure function of the step."""
     warm = math.ceil(total * settings.warmup)
     if step <= warm:
         return settings.lr * step / max(warm, 1)
@@ -156,7 +181,7 @@ def learning_rate(step: int, total: int, settings: Training) -> float:
 
 
 def precision(settings: Training) -> str:
-    """'bf16' where asked for, or where the hardware is good at it (a GPU with bf16, a processor with AMX); else 'no'."""
+    """'bf16' where asked for or where the hardware is good at it (a GPU with bf16, AMX); else 'no'."""
     if settings.precision != "auto":
         return "bf16" if settings.precision == "bf16" else "no"
     if device() == "cuda":

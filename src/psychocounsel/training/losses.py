@@ -42,7 +42,7 @@ def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target]: logits (..., vocabulary), targets (...); returns the shape of targets in float32."""
+    """-log softmax(logits)[target]: logits (..., vocabulary), targets (...); float32 in the shape of targets."""
     flat = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
     return flat.view(targets.shape)
 

@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` and `make test`. Both make the environment they need in .venv.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN = .venv/bin/psychocounsel
+
+.PHONY: setup demo format check test docs bench clean
+
+.venv/train: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -e '.[train]'
+	@touch $@
+
+.venv/dev: .venv/train
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+setup: .venv/dev  ## the full development environment
+
+demo: .venv/train  ## the whole pipeline on the embedded texts; a second call finds everything done
+	$(RUN) run recipes/quickstart.toml
+
+format: .venv/dev
+	.venv/bin/ruff format src tests benchmarks
+	.venv/bin/ruff check --fix src tests benchmarks
+
+check: .venv/dev  ## style and types
+	.venv/bin/ruff format --check src tests benchmarks
+	.venv/bin/ruff check src tests benchmarks
+	.venv/bin/mypy
+
+test: check  ## style, types, all tests offline, coverage of at least 90 %
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/bin/python -m coverage run -m pytest
+	.venv/bin/python -m coverage combine --quiet
+	.venv/bin/python -m coverage report
+
+docs: .venv/dev  ## check that the README's table stands in the results and that no link in the docs is dead
+	.venv/bin/python -m pytest -q tests/test_docs.py
+
+bench: .venv/dev  ## every benchmark; each prints one JSON object as its last line
+	for file in benchmarks/*.py; do OMP_NUM_THREADS=2 .venv/bin/python $$file || exit 1; done
+
+clean:
+	rm -rf .venv build dist .coverage* .pytest_cache .mypy_cache .ruff_cache

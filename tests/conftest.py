@@ -1,0 +1,108 @@
+"""Shared fixtures. The tiny models are built here from config, never downloaded."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine are slower than one
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+from psychocounsel.recipe import EmbeddedModel, SupervisedTable
+from psychocounsel.records import Pair, Response, Speech, Turn
+
+CLIENT_LINES = (
+    "My sister and I have not talked since the funeral, and her birthday is on Friday.",
+    "I moved here for work in spring. I eat lunch alone and count the hours until I can go home.",
+    "Every Sunday evening my stomach hurts because of the week ahead.",
+    "I said yes to a third project although I cannot finish the first two.",
+    "My son left for college. The house is quiet and I keep setting his plate.",
+    "I was passed over again at work and told everybody I did not mind. I did mind.",
+    "We argue about money every month, and then nobody speaks for days.",
+    "I stopped running after my knee healed. I tell people it still hurts.",
+)
+GOOD_REPLIES = (
+    "It sounds as if Friday weighs on you. What would you want her to know, if it were easy to say?",
+    "Counting hours sounds lonely. What part of the day feels a little less long?",
+    "You notice it in your body first. What goes through you when the pain begins?",
+)
+PLAIN_REPLIES = (
+    "You should just call. Do not worry so much.",
+    "Everybody feels like that. Try to sleep more.",
+    "Make a list and stop complaining.",
+)
+TINY = EmbeddedModel(vocabulary=400, hidden=32, layers=2, heads=2, context=256, epochs=1, batch=8)
+
+
+def make_speech(text, split="train", cluster="", **fields):
+    """A single-message speech; its cluster defaults to its own text."""
+    turns = (Turn(role="client", text=text),)
+    return Speech(turns=turns, source="test", split=split, cluster=cluster or text, **fields)
+
+
+@pytest.fixture(scope="session")
+def speeches():
+    """Eight invented speeches: six to train on, two for dev."""
+    return [make_speech(text, "train" if i < 6 else "dev") for i, text in enumerate(CLIENT_LINES)]
+
+
+@pytest.fixture(scope="session")
+def responses(speeches):
+    """Three warm and three plain replies to every speech."""
+    return [
+        Response(speech_id=speech.id, model=f"model-{kind}-{i}", text=text)
+        for speech in speeches
+        for kind, texts in (("good", GOOD_REPLIES), ("plain", PLAIN_REPLIES))
+        for i, text in enumerate(texts)
+    ]
+
+
+@pytest.fixture(scope="session")
+def pairs(speeches, responses):
+    """Every warm reply against every plain one, by split; an easy rule to learn."""
+    found = {"train": [], "dev": [], "test": []}
+    for speech in speeches:
+        good, plain = (
+            [r for r in responses if r.speech_id == speech.id and kind in r.model] for kind in ("good", "plain")
+        )
+        found[speech.split] += [
+            Pair(speech_id=speech.id, chosen=a.id, rejected=b.id, chosen_scores={}, rejected_scores={}, gap=1.5)
+            for a in good
+            for b in plain
+        ]
+    return found
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level tokenizer as the embedded model has it, learnt from the invented texts."""
+    from psychocounsel.supervised import build_tokenizer
+
+    return build_tokenizer([*CLIENT_LINES, *GOOD_REPLIES, *PLAIN_REPLIES] * 3, TINY)
+
+
+@pytest.fixture
+def llama(tokenizer):
+    """Make a tiny Llama from a seed."""
+    from psychocounsel.supervised import build_llama
+
+    return lambda seed=0: build_llama(tokenizer, TINY, seed)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer, tmp_path_factory):
+    """A tiny Llama with its tokenizer in Hugging Face layout, fresh weights."""
+    from psychocounsel.supervised import build_llama
+    from psychocounsel.training.checkpoints import save_model
+
+    folder = tmp_path_factory.mktemp("base") / "model"
+    save_model(folder, build_llama(tokenizer, TINY, 1), tokenizer)
+    return folder
+
+
+@pytest.fixture
+def supervised_table():
+    """Make a SupervisedTable of test size."""
+    return lambda **changes: SupervisedTable(
+        **{"lr": 1e-3, "epochs": 1.0, "batch": 8, "max_length": 256, "min_overall": 1.0, "precision": "fp32",
+           "embedded": TINY} | changes
+    )  # fmt: skip
