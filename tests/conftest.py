@@ -106,3 +106,36 @@ def supervised_table():
         **{"lr": 1e-3, "epochs": 1.0, "batch": 8, "max_length": 256, "min_overall": 1.0, "precision": "fp32",
            "embedded": TINY} | changes
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of the tiny recipe, run once to its end by the real command. Not to be changed: copy it."""
+    from tiny_run import run_command, write_recipe
+
+    place = tmp_path_factory.mktemp("finished")
+    done = run_command("run", write_recipe(place), cwd=place)
+    assert done.returncode == 0, done.stderr
+    (place / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+    (place / "stderr.txt").write_text(done.stderr, encoding="utf-8")
+    return place / "runs" / "tiny"
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """`cli("show", path)`: the command line's entry point in this process; gives (exit code, stdout, stderr)."""
+    from psychocounsel.cli import main
+
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["psychocounsel", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        caught = capsys.readouterr()
+        return code, caught.out, caught.err
+
+    return call

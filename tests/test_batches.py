@@ -248,7 +248,9 @@ def test_micro_batching_changes_neither_loss_nor_gradients(
             loss, _ = task.compute(model, batch)
             (loss / total).backward()
             sums += loss.item() / total
-        results.append((len(batches), sums, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        results.append(
+            (len(batches), sums, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        )
     assert [count for count, _, _ in results] == [6, 3, 1]
     for _, loss, grads in results[:2]:
         assert loss == pytest.approx(results[-1][1], rel=1e-5)
@@ -257,9 +259,7 @@ def test_micro_batching_changes_neither_loss_nor_gradients(
 
 
 def test_the_rating_gap_and_reference_travel_with_their_pairs(tokenizer):
-    groups = [
-        Group(f"g{i}", [5] * (i + 1), [[6], [7]], [(1, 0)], [float(i)], [-float(i), -10.0 - i]) for i in range(4)
-    ]
+    groups = [Group(f"g{i}", [5] * (i + 1), [[6], [7]], [(1, 0)], [float(i)], [-float(i), -10.0 - i]) for i in range(4)]
     random.Random(3).shuffle(groups)
     batch = collate(groups, tokenizer.pad_token_id)
     for group, chosen, rejected, gap in zip(groups, batch.chosen, batch.rejected, batch.gaps.tolist(), strict=True):

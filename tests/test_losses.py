@@ -160,9 +160,7 @@ def test_dpo_loss_and_gradients_equal_those_of_trl(batch, tokenizer, llama, trl_
 
 @pytest.mark.parametrize("centre", [0.0, 0.3])
 @pytest.mark.parametrize("margin", [False, True])
-def test_reward_loss_and_gradients_equal_those_of_trl(
-    batch, tokenizer, model_folder, trl_settings, centre, margin
-):
+def test_reward_loss_and_gradients_equal_those_of_trl(batch, tokenizer, model_folder, trl_settings, centre, margin):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 

@@ -97,7 +97,7 @@ def test_a_recipe_without_a_name_says_so():
 
 
 def test_several_mistakes_are_told_at_once():
-    with pytest.raises(UserError, match=r"policy\.lr.*; .*pairs\.gap"):
+    with pytest.raises(UserError, match=r"pairs\.gap.*; my\.toml: .*policy\.lr"):
         with_set("pairs.gap=-1", "policy.lr=0")
 
 
@@ -119,7 +119,7 @@ def test_set_changes_one_setting(override, read, value):
     assert read(with_set(override)) == value
 
 
-@pytest.mark.parametrize("override", ["pairs.gap", "=3", "pairs..=", "pairs gap=1", ""])
+@pytest.mark.parametrize("override", ["pairs.gap", "=3", "pairs gap=1", ""])
 def test_a_set_without_a_key_says_how_to_write_it(override):
     with pytest.raises(UserError, match=r"write it as table\.key=value"):
         apply_override({}, override)
@@ -140,7 +140,7 @@ def test_a_later_set_wins_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (b"name = ", r"a\.toml: not valid TOML.*line 1"),
+        (b"name = \n[pairs]", r"a\.toml: not valid TOML.*line 1"),
         (b'name = "a"\nname = "b"', r"a\.toml: not valid TOML"),
         (b'name = "caf\xe9"', r"a\.toml: not UTF-8"),
         (b"", r"a\.toml: 'name' is missing"),

@@ -40,7 +40,7 @@ def test_an_id_depends_on_the_words_and_on_nothing_else():
 
 def test_ids_are_the_same_in_every_version():
     assert content_id(["a", 1, {"b": None, "a": "ü"}]) == content_id(["a", 1, {"a": "ü", "b": None}])
-    assert content_id("a") == "40a9b3f9d0ee5cd6"
+    assert content_id("a") == "167004e8304614a8"
     assert SPEECH.id == content_id([["client", "My exam is on Monday."]])
     first = Response(speech_id="s", model="m", text="t", sampling={"temperature": 1.0}, finish="length")
     assert first.id == Response(speech_id="s", model="m", text="t").id == content_id(["s", "m", "t"])

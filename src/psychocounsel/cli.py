@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -144,6 +146,7 @@ def main() -> None:
     """Entry point: user errors are one line and exit code 2, Ctrl-C is 130."""
     try:
         app(standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         print(f"psychocounsel: {error}", file=sys.stderr)
         sys.exit(2)
@@ -153,6 +156,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):  # the command line library turns Ctrl-C into Abort
         print("psychocounsel: stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered would fail again at exit
+        print(f"psychocounsel: the output cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         if not hasattr(error, "show"):
             raise

@@ -52,7 +52,7 @@ def build_pairs(
     sets = PairSets({"train": [], "dev": [], "test": []}, overall)
     for speech_id, found in rated.items():
         split = splits.get(speech_id)
-        if split not in sets.pairs:
+        if split not in sets.pairs or len(found) < 2:
             continue
         ranked = sorted(found, key=lambda response: (-overall[response.id], response.id))
         candidates = [(ranked[0], ranked[-1])] if split == "test" else list(combinations(ranked, 2))

@@ -83,7 +83,8 @@ class RunFolder:
         return manifest
 
     def discard(self, name: str) -> None:
-        """Remove a stage's folder (for --redo)."""
+        """Remove a stage's folder, its manifest first: what is half removed is not finished."""
+        (self.stage(name) / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(self.stage(name), ignore_errors=True)
 
 

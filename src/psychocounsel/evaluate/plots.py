@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -43,7 +44,7 @@ def _svg(figure: Figure, label: str) -> str:
     prefix = re.sub(r"\W+", "-", label.lower())
     text = re.sub(r'id="', f'id="{prefix}-', text)  # ids of several plots must not meet on one page
     text = text.replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
 
 
 def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: float = 0.5) -> str:

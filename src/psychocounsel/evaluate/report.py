@@ -129,12 +129,12 @@ def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(f"The {text} policy {outcome} its base on speeches nobody trained on.")
     reward, length = metrics.get("reward.accuracy"), metrics.get("reward.length_baseline")
     if reward and length and reward["low"] is not None and length["high"] is not None:
-        clear = reward["low"] > length["high"]
-        lines.append(
-            "The reward model orders held-out pairs "
-            + ("clearly better than" if clear else "not clearly better than (the intervals overlap)")
-            + " preferring the longer reply."
-        )
+        outcome = (
+            "clearly better than" if reward["low"] > length["high"]
+            else "clearly worse than" if reward["high"] < length["low"]
+            else "not clearly better than (the intervals overlap)"
+        )  # fmt: skip
+        lines.append(f"The reward model orders held-out pairs {outcome} preferring the longer reply.")
     return lines
 
 

@@ -25,8 +25,8 @@ def cluster_mean(
 ) -> Figure:
     """Mean of values with a percentile bootstrap over clusters (Philox, multinomial weights); n counts the values.
 
-    Under 10 values, or when all are the same proportion 0 or 1, the bootstrap has nothing to resample: a Wilson
-    interval over clusters is given instead (for values within 0..1).
+    Under 10 clusters, or when all values are equal, the bootstrap has too little to resample: a Wilson interval over
+    clusters is given instead (for a mean within 0..1).
     """
     if not values:
         return Figure(value=None, n=0, unit=unit)
@@ -34,7 +34,7 @@ def cluster_mean(
     sums = np.bincount(member, weights=np.asarray(values, dtype=float))
     sizes = np.bincount(member)
     mean = float(sums.sum() / sizes.sum())
-    if len(values) < 10 or float(np.ptp(np.asarray(values, dtype=float))) == 0:
+    if len(names) < 10 or float(np.ptp(np.asarray(values, dtype=float))) == 0:
         low, high = _wilson(mean, len(names)) if 0 <= mean <= 1 else (None, None)
     else:
         random = np.random.Generator(np.random.Philox(seed))

@@ -34,8 +34,8 @@ def open_models(name: str, purpose: str = "responses") -> list[ChatModel]:
     if "." in kind and rest:
         return [_user_model(kind, rest)]
     raise UserError(
-        f"model '{name}': not a known model string{nearest(kind, list(KINDS))} Write recorded:embedded, openai:MODEL, "
-        "http://HOST/v1#MODEL, local:FOLDER or package.module:object"
+        f"model '{name}': not a known model string{nearest(kind, list(KINDS)) or '.'} Write recorded:embedded, "
+        "openai:MODEL, http://HOST/v1#MODEL, local:FOLDER or package.module:object"
     )
 
 

@@ -15,6 +15,7 @@ ATTEMPTS = 6
 FIRST_WAIT_S = 1.0
 TIMEOUT_S = 120.0
 FINISHES: dict[str | None, Finish] = {"length": "length", "content_filter": "filtered"}
+NO_KEY = "none"
 LOST = "the calls answered so far are kept, the same command continues"
 
 
@@ -32,10 +33,13 @@ class OpenAIModel:
         self.name, self.model = name, model
         self.kind = url or "openai"
         variable = "PSYCHOCOUNSEL_API_KEY" if url else "OPENAI_API_KEY"
-        key = os.environ.get(variable) or ("none" if url else "")
+        key = os.environ.get(variable) or (NO_KEY if url else "")
         if not key:
             raise UserError(f"{name}: {variable} is not set; export it in your shell (it is never written anywhere)")
-        self.client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=TIMEOUT_S)
+        close = {"Connection": "close"}  # a kept connection would outlive the event loop it belongs to
+        self.client = openai.AsyncOpenAI(
+            api_key=key, base_url=url, max_retries=0, timeout=TIMEOUT_S, default_headers=close
+        )
 
     @classmethod
     def from_name(cls, name: str) -> OpenAIModel:
@@ -62,10 +66,10 @@ class OpenAIModel:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 response = await self.client.chat.completions.with_raw_response.create(**fields)
-                return str(response.text())
+                return str(response.http_response.text)
             except openai.APIStatusError as error:
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    raise UserError(f"{self.name}: {error.status_code} {_short(error)}; {LOST}") from error
+                    raise UserError(f"{self.name}: {error.status_code} {self._short(error)}; {LOST}") from error
                 if attempt == ATTEMPTS:
                     raise UserError(f"{self.name}: {error.status_code} after {ATTEMPTS} attempts; {LOST}") from error
                 wait = max(wait, _retry_after(error.response.headers.get("retry-after")))
@@ -75,6 +79,11 @@ class OpenAIModel:
             await asyncio.sleep(wait)
             wait *= 2
         raise AssertionError("unreachable")
+
+    def _short(self, error: Exception) -> str:
+        text = " ".join(str(error).split())
+        key = self.client.api_key
+        return (text if key == NO_KEY else text.replace(key, "(key)"))[:200]
 
     def read(self, raw: str) -> Completion:
         """A Completion of a raw body; fields a server left out or broke are errors with a name."""
@@ -101,7 +110,3 @@ def _retry_after(value: str | None) -> float:
         return min(float(value or 0), 300.0)
     except ValueError:
         return 0.0
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

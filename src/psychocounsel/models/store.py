@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -88,6 +88,12 @@ class CallStore:
         """How many calls are done and pending."""
         return dict(self.connection.execute("SELECT status, COUNT(*) FROM calls GROUP BY status").fetchall())
 
+    def by_model(self) -> list[tuple[str, str, int, int]]:
+        """(model, endpoint, answered, pending) of every model asked, by name."""
+        done, pending = "SUM(status = 'done')", "SUM(status = 'pending')"
+        query = f"SELECT model, kind, {done}, {pending} FROM calls GROUP BY model, kind ORDER BY model, kind"
+        return self.connection.execute(query).fetchall()
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -97,6 +103,15 @@ class CallStore:
             raise UserError(
                 f"{self.path}: cannot write ({error}); free some disk space, then run the same command"
             ) from error
+
+
+def copy_calls(source: Path, target: Path) -> None:
+    """Copy a call store through SQLite, so that calls still in its write-ahead log come along."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        try:
+            old.backup(new)
+        except sqlite3.Error as error:
+            raise UserError(f"{source}: cannot be copied to {target} ({error})") from error
 
 
 async def ask(model: ChatModel, request: Request, store: CallStore) -> Completion:

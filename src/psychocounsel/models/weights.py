@@ -74,10 +74,15 @@ def device() -> str:
 
 
 def _load(kind: Any, name: str, **settings: Any) -> Any:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # ours say what is loading and how long it takes
+    from safetensors import SafetensorError
+
     folder = Path(name).expanduser()
     try:
         return kind.from_pretrained(str(folder) if folder.is_dir() else name, **settings)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
         first = " ".join(str(error).split())[:200]
         raise UserError(
             f"{name}: no usable model there ({first}); name a folder in Hugging Face layout or a hub id, "

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from psychocounsel.errors import RunInterrupted, UserError, nearest
-from psychocounsel.models.store import CallStore
+from psychocounsel.models.store import CallStore, copy_calls
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles import load_principles
 from psychocounsel.recipe import Recipe
 from psychocounsel.run import STAGES, Manifest, RunFolder, differences, write_text
 
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 TRAINED = ("supervised", "reward", "policy", "evaluate")
 READS: dict[str, tuple[str, ...]] = {
     "speeches": (),
@@ -82,7 +83,7 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped; everything finished is in {folder.path}, the same command continues") from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in WRITE_ERRORS:
             raise
         raise UserError(
             f"{folder.path}: {error.strerror}; free some space or mend the rights, then run the same command"
@@ -92,17 +93,17 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
 
 def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
     first, last = STAGES.index(options.start), STAGES.index(options.stop)
-    if options.redo:
-        for name in STAGES[STAGES.index(options.redo) :]:
-            folder.discard(name)
-    if (
-        options.reuse is not None
-        and not (folder.path / "calls.sqlite").exists()
-        and (options.reuse / "calls.sqlite").exists()
-    ):
-        shutil.copy2(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
+    redone = STAGES[STAGES.index(options.redo) :] if options.redo else ()
+    plans = [plan_stage(recipe, folder, name, options.reuse) for name in STAGES[: last + 1] if name not in redone]
+    for plan in plans:
+        _stop_if_different(folder, plan)  # before anything is thrown away or written
+    for name in reversed(redone):
+        folder.discard(name)
+    if options.reuse is not None and not (folder.path / "calls.sqlite").exists():
+        _take_over_calls(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
     write_text(folder.path / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False))
-    if any(name in TRAINED for name in STAGES[first : last + 1]):
+    done = [plan.stage for plan in plans if plan.action == "done"]
+    if any(name in TRAINED and name not in done for name in STAGES[first : last + 1]):
         from psychocounsel.models.weights import require_training
 
         require_training()
@@ -114,17 +115,13 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
         run = Run(recipe, folder, store)
         for name in STAGES[: last + 1]:
             plan = plan_stage(recipe, folder, name, options.reuse)
-            if plan.action == "differs":
-                raise UserError(
-                    f"{folder.stage(name)}: made with other settings ({plan.why}); go on with --redo {name}, "
-                    "or give the run another name (--set name=...)"
-                )
+            _stop_if_different(folder, plan)
             if plan.action == "done":
                 _say(f"{name}: done before")
             elif STAGES.index(name) < first:
                 raise UserError(f"--from {options.start}: stage {name} is not finished; start from there")
             elif plan.action == "reuse" and options.reuse is not None:
-                shutil.copytree(RunFolder(options.reuse).stage(name), folder.stage(name), dirs_exist_ok=True)
+                _take_over(RunFolder(options.reuse).stage(name), folder.stage(name))
                 _say(f"{name}: taken over from {options.reuse}")
                 ran = True
             else:
@@ -134,6 +131,32 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
             from psychocounsel.pipeline.evaluation import write_results
 
             write_results(run)
+
+
+def _stop_if_different(folder: RunFolder, plan: Plan) -> None:
+    if plan.action == "differs":
+        raise UserError(
+            f"{folder.stage(plan.stage)}: made with other settings ({plan.why}); go on with --redo {plan.stage}, "
+            "or give the run another name (--set name=...)"
+        )
+
+
+def _take_over(source: Path, target: Path) -> None:
+    """Copy a finished stage, complete or not at all."""
+    part = target.with_name(target.name + ".part")
+    for half_made in (part, target):
+        shutil.rmtree(half_made, ignore_errors=True)
+    shutil.copytree(source, part)
+    part.rename(target)
+
+
+def _take_over_calls(source: Path, target: Path) -> None:
+    """Copy a call store with everything its log still holds, complete or not at all."""
+    if source.exists():
+        part = target.with_name(target.name + ".part")
+        part.unlink(missing_ok=True)
+        copy_calls(source, part)
+        part.replace(target)
 
 
 def plan_stage(recipe: Recipe, folder: RunFolder, name: str, reuse: Path | None = None) -> Plan:
@@ -209,10 +232,12 @@ def _check_stages(options: Options) -> None:
     for flag, name in (("--from", options.start), ("--to", options.stop), ("--redo", options.redo)):
         if name and name not in STAGES:
             raise UserError(
-                f"{flag} {name}: not a stage{nearest(name, list(STAGES))} The stages are {', '.join(STAGES)}"
+                f"{flag} {name}: not a stage{nearest(name, list(STAGES)) or '.'} The stages are {', '.join(STAGES)}"
             )
     if STAGES.index(options.start) > STAGES.index(options.stop):
         raise UserError(f"--from {options.start} comes after --to {options.stop}; nothing would run")
+    if options.redo and STAGES.index(options.redo) < STAGES.index(options.start):
+        raise UserError(f"--redo {options.redo} comes before --from {options.start}; leave --from out")
     if options.reuse is not None and not options.reuse.is_dir():
         raise UserError(f"--reuse {options.reuse}: no such run folder")
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import load_causal, load_tokenizer
+from psychocounsel.models.weights import device, load_causal, load_tokenizer
 from psychocounsel.progress import progress
 from psychocounsel.recipe import PolicyTable
 from psychocounsel.training.batches import Batch, Encoder, Group, collate, micro_batches
 from psychocounsel.training.checkpoints import save_model
-from psychocounsel.training.loop import Task, train
+from psychocounsel.training.loop import Task, precision, train
 from psychocounsel.training.losses import POLICY_LOSSES, sequence_log_probabilities
 
 
@@ -31,7 +31,10 @@ def policy_task(
 
     def compute(model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         logp = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply).float()
-        reference = batch.reference
+        reference, length = batch.reference, batch.reply.sum(-1)
+        mean_chosen = (logp / length)[batch.chosen]
+        if table.length_normalised:
+            logp, reference = logp / length, reference / length
         losses = loss(
             logp[batch.chosen],
             logp[batch.rejected],
@@ -39,6 +42,8 @@ def policy_task(
             reference[batch.rejected],
             table.beta,
         )
+        if table.imitation:
+            losses = losses - table.imitation * mean_chosen
         rewards = table.beta * (logp - reference).detach()
         margin = rewards[batch.chosen] - rewards[batch.rejected]
         figures = {
@@ -84,7 +89,8 @@ def train_policy(
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     model.float()
-    add_reference(model, [*train_groups, *dev_groups], tokenizer.pad_token_id, table.micro_batch)
+    with torch.autocast(device(), torch.bfloat16, enabled=precision(table) == "bf16"):  # as in training
+        add_reference(model, [*train_groups, *dev_groups], tokenizer.pad_token_id, table.micro_batch)
     task = policy_task(name, train_groups, dev_groups, table, max_steps)
     state = train(model, task, table, seed, folder, tokenizer.pad_token_id)
     save_model(folder / "model", model, tokenizer)

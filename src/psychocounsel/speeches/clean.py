@@ -55,6 +55,8 @@ def clean(raw: Sequence[Speech], table: SpeechesTable) -> tuple[list[Speech], li
 
 def _fault(speech: Speech, table: SpeechesTable, seen: dict[str, str]) -> tuple[str, str]:
     text = speech.text
+    if not _plain(text):
+        return "no words", f"{len(text)} characters"
     if len(text) < table.min_chars:
         return "too short", f"{len(text)} characters"
     if len(text) > table.max_chars:

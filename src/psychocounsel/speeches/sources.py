@@ -105,7 +105,7 @@ def _table(rows: Iterator[Mapping[str, Any]], source: Source, name: str) -> Iter
         column = source.text or next((key for key in row if key.lower() in TEXT_COLUMNS), "")
         if column not in row:
             raise UserError(
-                f"{source.load}: no column '{column or 'text'}'{nearest(column or 'text', list(row))} "
+                f"{source.load}: no column '{column or 'text'}'{nearest(column or 'text', list(row)) or '.'} "
                 f'The columns are {", ".join(map(repr, row))}; name the one with the client\'s words as text = "..."'
             )
         for wanted in (source.id, source.topic):
@@ -173,5 +173,5 @@ def _need(row: Mapping[str, Any], columns: tuple[str, ...], path: Path) -> None:
     for column in columns:
         if column not in row:
             raise UserError(
-                f"{path}: no column '{column}'{nearest(column, list(row))} The columns are {', '.join(row)}"
+                f"{path}: no column '{column}'{nearest(column, list(row)) or '.'} The columns are {', '.join(row)}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,12 @@ from psychocounsel.errors import UserError
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """torch and safetensors report a full disk as errors of their own; say what it is and what to do."""
-    from safetensors import SafetensorError
-
+    """torch, safetensors and tokenizers report a full disk as errors of their own; say what it is and what to do."""
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
+    except OSError:  # the pipeline knows what to say
+        raise
+    except Exception as error:  # tokenizers has no class of its own
         raise UserError(
             f"{folder}: cannot be written ({str(error)[:120]}); free some disk space, then run the same command"
         ) from error
@@ -54,10 +55,9 @@ def load_checkpoint(folder: Path, model: Any, optimizer: Any) -> dict[str, Any] 
         model.load_state_dict(tensors["model"])
         optimizer.load_state_dict(tensors["optimizer"])
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder}: this checkpoint does not fit ({str(error)[:120]}); rerun the stage with --redo"
-        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        first = " ".join(str(error).split())[:120]
+        raise UserError(f"{folder}: this checkpoint does not fit ({first}); rerun the stage with --redo") from error
     return state
 
 
@@ -72,6 +72,9 @@ def save_best(path: Path, model: Any) -> None:
 
 def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
     """Save a model and its tokenizer in Hugging Face layout, atomically."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # ours say what takes long; these would stand between their lines
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with _writing(folder):

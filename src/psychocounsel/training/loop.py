@@ -59,12 +59,14 @@ def train(model: Any, task: Task, settings: Training, seed: int, folder: Path, p
     bitwise the same result on the same number of threads. Raises UserError when the loss stops being a number.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     plan = list(plan_steps(task, settings, seed))
     if not plan:
         raise UserError(
             f"{task.name}: nothing to train on (0 steps from {len(task.train)} prompts); check epochs and batch"
         )
+    AcceleratorState._reset_state()  # it is one per process, and an earlier stage may have used another precision
     accelerator = Accelerator(mixed_precision=precision(settings), cpu=device() == "cpu")
     if accelerator.num_processes != 1:
         raise UserError(f"{task.name}: {accelerator.num_processes} processes; this version trains in one process")
@@ -94,7 +96,6 @@ def train(model: Any, task: Task, settings: Training, seed: int, folder: Path, p
             if number % settings.checkpoint_steps == 0 and number < len(plan):
                 save_checkpoint(folder / "checkpoint", bare, optimizer, state)
             advance(1, f"loss {figures['loss']:.3f}")
-    log.close()
     if task.dev:
         bare.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
     return state
@@ -120,20 +121,24 @@ def _one_step(
         with accelerator.autocast():
             loss, figures = task.compute(model, batch)
         if not torch.isfinite(loss):
-            raise UserError(
-                f"{task.name}: the loss became {loss.item()} on prompts {[group.id for group in groups][:4]}; "
-                'lower the learning rate or use precision = "fp32"'
-            )
+            raise UserError(f"{task.name}: the loss became {loss.item()} {_where(groups)}")
         accelerator.backward(loss / total)
         for key, value in {"loss": loss.item(), **figures}.items():
             sums[key] = sums.get(key, 0.0) + value
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+    if not torch.isfinite(norm):
+        raise UserError(f"{task.name}: the gradient's norm became {norm.item()} {_where(groups)}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {
         **{key: round(value / total, 6) for key, value in sums.items()},
         "grad_norm": round(float(norm), 6),
     }
+
+
+def _where(groups: list[Group]) -> str:
+    names = [group.id for group in groups][:4]
+    return f'on prompts {names}; lower the learning rate or use precision = "fp32"'
 
 
 def _look(
@@ -149,6 +154,8 @@ def _look(
     if not task.dev:
         return
     figures = evaluate(model, task, settings, pad)
+    if not math.isfinite(figures["loss"]):
+        raise UserError(f"{task.name}: after step {number} the dev loss is {figures['loss']}; lower the learning rate")
     log.add({"step": number, **{f"dev_{key}": value for key, value in figures.items()}})
     if state["best"] is None or figures["loss"] < state["best"]:
         state["best"], state["best_step"] = figures["loss"], number
@@ -212,11 +219,8 @@ class MetricsLog:
                 break  # the line a kill cut short
             kept.append(line)
         path.write_text("".join(kept), encoding="utf-8")
-        self.file = path.open("a", encoding="utf-8")
+        self.path = path
 
     def add(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")

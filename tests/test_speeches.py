@@ -1,0 +1,294 @@
+"""Collecting speeches: a ledger that adds up, duplicates with their partners, clusters that never straddle splits."""
+
+from collections import Counter, defaultdict
+
+import pytest
+from conftest import CLIENT_LINES, make_speech
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psychocounsel.errors import UserError
+from psychocounsel.models.scripted import Scripted
+from psychocounsel.models.store import CallStore
+from psychocounsel.principles import load_topics
+from psychocounsel.recipe import SpeechesTable
+from psychocounsel.records import Speech, Turn
+from psychocounsel.speeches import collect
+from psychocounsel.speeches import split as deal
+from psychocounsel.speeches.clean import language_of, repair
+from psychocounsel.speeches.dedup import jaccard, near_duplicates, shingles
+from psychocounsel.speeches.sources import read_embedded
+from psychocounsel.speeches.topics import fill_by_model, fill_by_tfidf
+
+LETTER = (
+    "My father sold the boat last week without telling any of us. I learned to sail on it, and so did my "
+    "daughter. When I asked him why, he said that it was only wood and money, and he went to mow the lawn."
+)
+OTHER = (
+    "Since I stopped working nights I thought I would sleep, but at two o'clock I sit in the kitchen and peel "
+    "oranges for nobody. My wife finds the bowls in the morning and says nothing about them any more."
+)
+GERMAN = (
+    "Mein Vater hat letzte Woche das Boot verkauft, ohne uns etwas zu sagen. Ich habe darauf segeln gelernt, und "
+    "meine Tochter auch. Als ich ihn fragte, sagte er, es sei nur Holz und Geld gewesen."
+)
+
+
+def raw(*texts, **fields):
+    return [
+        Speech(turns=(Turn(role="client", text=text),), source="test", source_id=str(i), **fields)
+        for i, text in enumerate(texts)
+    ]
+
+
+def table(**changes):
+    return SpeechesTable(**({"min_chars": 20, "dev": 0.0, "test": 0.0} | changes))
+
+
+def ledger(collection):
+    return [(drop.source_id, drop.reason) for drop in collection.dropped]
+
+
+def test_every_row_is_kept_or_dropped_for_one_named_reason():
+    rows = raw(LETTER, "Hi.", "x " * 600, LETTER.upper(), GERMAN, LETTER.replace("mow", "cut"), OTHER, " \n\t ")
+    found = collect(rows, table(), 0)
+    assert [speech.source_id for speech in found.speeches] == ["0", "6"]
+    assert ledger(found) == [
+        ("1", "too short"),
+        ("2", "too long"),
+        ("3", "exact duplicate"),
+        ("4", "other language"),
+        ("7", "no words"),
+        ("5", "near-duplicate"),
+    ]
+    assert found.read == len(rows) == len(found.speeches) + sum(found.reasons().values())
+    first = found.speeches[0].id
+    details = {drop.source_id: drop.detail for drop in found.dropped}
+    assert details["1"] == "3 characters"
+    assert details["4"] == "de"
+    assert details["3"] == details["5"] == f"of {first}"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([LETTER, OTHER, GERMAN, "Hi.", LETTER + " Why?"]) | st.text(max_size=60), max_size=8))
+def test_the_ledger_always_adds_up(texts):
+    rows = [row for text in texts if text for row in raw(text)]
+    try:
+        found = collect(rows, table(language=""), 0)
+    except UserError as error:
+        assert f"none of {len(rows)} rows is left" in str(error)
+        assert all(len(repair(row.text)) < 20 or not shingles(row.text) - {""} for row in rows)
+    else:
+        assert found.read == len(rows) == len(found.speeches) + len(found.dropped)
+        assert len({speech.id for speech in found.speeches}) == len(found.speeches)
+        partners = {drop.detail.removeprefix("of ") for drop in found.dropped if "duplicate" in drop.reason}
+        assert partners <= {raw(repair(row.text) or "?")[0].id for row in rows}
+
+
+@pytest.mark.parametrize("rows", [[], raw("short"), raw(GERMAN, "?")])
+def test_nothing_left_is_an_error_that_says_where_to_look(rows):
+    with pytest.raises(UserError, match=rf"none of {len(rows)} rows is left.*dropped\.jsonl.*\[speeches\]"):
+        collect(rows, table(), 0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        ("She&#39;s gone &amp; I&nbsp;am here", "She's gone & I am here"),
+        ("cafe\u0301", "café"),
+        ("a\r\nb\rc", "a\nb\nc"),
+        ("a  \t b\n \n\n\n c ", "a b\n\nc"),
+        ("zero\u200bwidth\ufeff and \x00nul\x1b", "zerowidth and nul"),
+        ("half \ufffd word", "half word"),
+        ("right\u202eleft", "rightleft"),
+        (" \n\t ", ""),
+        ("schon gut: ok 🙂", "schon gut: ok 🙂"),
+    ],
+)
+def test_text_is_repaired(broken, mended):
+    assert repair(broken) == mended
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(alphabet=st.characters(exclude_characters="&"), max_size=80))
+def test_repairing_twice_is_repairing_once(text):
+    assert repair(repair(text)) == repair(text)
+
+
+def test_every_turn_of_a_dialogue_is_repaired():
+    turns = (Turn(role="client", text=" a&amp;b "), Turn(role="therapist", text="\u200b"), *raw(LETTER)[0].turns)
+    (kept,) = collect([Speech(turns=turns, source="test")], table(), 0).speeches
+    assert [turn.text for turn in kept.turns] == ["a&b", "?", LETTER]
+
+
+def test_lengths_are_counted_after_the_repair_and_the_limits_belong_to_the_range():
+    exactly = "y" * 20
+    assert len(collect(raw(exactly, "&nbsp;" * 9 + exactly + "  z"), table(max_chars=22), 0).speeches) == 2
+    assert ledger(collect(raw(LETTER, "y" * 19 + " " * 9), table(), 0)) == [("1", "too short")]
+
+
+@pytest.mark.parametrize(("language", "kept"), [("en", ["0"]), ("de", ["1"]), ("", ["0", "1"])])
+def test_the_recipe_says_which_language_stays(language, kept):
+    assert [s.source_id for s in collect(raw(LETTER, GERMAN), table(language=language), 0).speeches] == kept
+    assert (language_of(LETTER), language_of(GERMAN)) == ("en", "de")
+
+
+@pytest.mark.parametrize("text", [" ", "?", "\u200b" * 200, "... !!! " * 40, "&nbsp;"])
+def test_a_row_without_words_is_no_speech_however_low_the_limit(text):
+    assert ledger(collect(raw(text, LETTER), table(min_chars=1), 0)) == [("0", "no words")]
+
+
+def test_words_decide_about_duplicates_and_punctuation_does_not():
+    assert ledger(collect(raw(LETTER, LETTER.replace(".", " !").lower()), table(), 0)) == [("1", "exact duplicate")]
+
+
+def test_alike_speeches_share_a_cluster_and_are_kept():
+    half = LETTER[: len(LETTER) // 2] + " So we have not spoken since Sunday, and nobody asks about it at the table."
+    assert 0.3 < jaccard(shingles(LETTER), shingles(half)) < 0.4
+    found = collect(raw(LETTER, OTHER, half), table(cluster=0.3), 0).speeches
+    assert found[0].cluster == found[2].cluster != found[1].cluster
+    apart = collect(raw(LETTER, OTHER, half), table(cluster=0.7), 0).speeches
+    assert len({speech.cluster for speech in apart}) == 3
+
+
+def test_jaccard_counts_word_triples():
+    assert jaccard(shingles("a b c d"), shingles("A, b: c")) == 0.5
+    assert jaccard(shingles(""), shingles("")) == 1.0
+    assert jaccard(shingles("a b"), shingles("a c")) == 0.0
+
+
+def variants(base, words):
+    """The base text with some of its words replaced."""
+    parts = base.split()
+    for place, word in words:
+        parts[place % len(parts)] = word
+    return " ".join(parts)
+
+
+VARIANT = st.builds(
+    variants,
+    st.sampled_from([LETTER, OTHER]),
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["then", "blue", "ten"])), max_size=6),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(VARIANT, min_size=1, max_size=12), st.integers(0, 3))
+def test_clusters_never_straddle_splits_and_the_very_alike_share_one(texts, seed):
+    found = collect(raw(*texts), table(dev=0.2, test=0.3), seed).speeches
+    splits = defaultdict(set)
+    for speech in found:
+        splits[speech.cluster].add(speech.split)
+    assert {len(names) for names in splits.values()} == {1}
+    for one in found:
+        for two in found:
+            if jaccard(shingles(one.text), shingles(two.text)) >= 0.6:
+                assert one.cluster == two.cluster
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(VARIANT, min_size=1, max_size=12))
+def test_a_duplicate_names_an_earlier_text_that_is_kept_and_really_alike(texts):
+    found = near_duplicates(texts, drop_at=0.8, join_at=0.4)
+    for later, earlier in found.duplicate_of.items():
+        assert earlier < later
+        assert earlier not in found.duplicate_of
+        assert jaccard(shingles(texts[earlier]), shingles(texts[later])) >= 0.8
+        assert found.root[earlier] == found.root[later]
+    assert all(found.root[root] == root <= place for place, root in enumerate(found.root))
+
+
+def test_ten_thousand_equal_texts_are_one_cluster():
+    found = near_duplicates([LETTER] * 10_000, drop_at=0.8, join_at=0.4)
+    assert set(found.root) == {0}
+    assert set(found.duplicate_of.values()) == {0}
+    assert len(found.duplicate_of) == 9_999
+
+
+def numbered(count, **fields):
+    return [make_speech(f"Speech number {i}.", None, str(i), **fields) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("dev", "test"), [(0.1, 0.2), (0.0, 0.2), (0.1, 0.0), (0.0, 0.0), (0.25, 0.25), (0.05, 0.9), (0.3, 0.3)]
+)
+@pytest.mark.parametrize("count", [100, 333])
+def test_splits_have_their_shares(dev, test, count):
+    found = Counter(speech.split for speech in deal(numbered(count), table(dev=dev, test=test), 7))
+    assert found["dev"] == pytest.approx(dev * count, abs=1)
+    assert found["test"] == pytest.approx(test * count, abs=1)
+    assert found.total() == count
+
+
+def test_every_topic_has_its_share_in_every_split():
+    topics = ["anger"] * 100 + ["sleep"] * 50 + ["youth"] * 30
+    speeches = [speech.model_copy(update={"topic": topic}) for speech, topic in zip(numbered(180), topics, strict=True)]
+    found = Counter((speech.topic, speech.split) for speech in deal(speeches, table(dev=0.1, test=0.2), 3))
+    for topic, count in Counter(topics).items():
+        assert found[topic, "test"] == pytest.approx(0.2 * count, abs=1)
+        assert found[topic, "dev"] == pytest.approx(0.1 * count, abs=1)
+
+
+def test_the_split_depends_on_the_seed_and_not_on_the_order():
+    def splits(speeches, seed):
+        return {s.id: s.split for s in deal(speeches, table(dev=0.1, test=0.2), seed)}
+
+    assert splits(numbered(60), 1) == splits(numbered(60)[::-1], 1) != splits(numbered(60), 2)
+
+
+def test_a_split_that_the_source_fixed_stays_and_draws_its_cluster_along():
+    speeches = [make_speech("One.", "arena", "c"), make_speech("Two.", None, "c"), make_speech("Three.", None, "d")]
+    assert [s.split for s in deal(speeches, table(), 0)] == ["arena", "arena", "train"]
+
+
+def test_the_embedded_speeches_pass_their_own_stage_whole():
+    speeches = read_embedded()
+    found = collect(speeches, SpeechesTable(max_chars=1600), 7)
+    assert found.dropped == []
+    assert [(s.id, s.split) for s in found.speeches] == [(s.id, s.split) for s in speeches]
+
+
+def test_missing_topics_are_filled_from_words_and_given_ones_stay():
+    teachers = read_embedded()
+    given_topic = make_speech(CLIENT_LINES[0], topic="anger", topic_by="source")
+    bare = [speech.model_copy(update={"topic": None, "topic_by": ""}) for speech in teachers[:40]]
+    found = fill_by_tfidf([given_topic, *bare], teachers)
+    assert found[0] == given_topic
+    assert {speech.topic_by for speech in found[1:]} == {"tfidf"}
+    assert all(speech.topic in load_topics() for speech in found)
+    right = sum(a.topic == b.topic for a, b in zip(found[1:], teachers, strict=False))
+    assert right >= 38, "it was taught these very speeches"
+    assert [speech.id for speech in found[1:]] == [speech.id for speech in bare]
+
+
+@pytest.mark.parametrize("topics", [[], ["anger"]])
+def test_without_two_topics_to_learn_from_nothing_is_guessed(speeches, topics):
+    teachers = [make_speech("Taught.", topic=topic) for topic in topics]
+    assert fill_by_tfidf(speeches, teachers) == speeches
+
+
+@pytest.mark.parametrize(
+    ("answer", "topic"),
+    [
+        ('{"topic": "sleep"}', "sleep"),
+        ("sleep", "sleep"),
+        ('```json\n{"topic": "sleep"}\n```', "sleep"),
+        ("The topic is work_stress.", "work_stress"),
+        ('{"topic": "the weather"}', None),
+        ('{"topic": ["sleep"]}', None),
+        ('{"topic": null}', None),
+        ("[1]", None),
+        ("", None),
+        ("I can't help with that.", None),
+    ],
+)
+def test_a_model_chooses_among_the_topics_or_leaves_it_open(tmp_path, answer, topic):
+    model = Scripted([answer], name="chooser")
+    speeches = [make_speech(CLIENT_LINES[2]), make_speech(CLIENT_LINES[3], topic="anger", topic_by="source")]
+    with CallStore(tmp_path / "calls.sqlite") as store:
+        found = fill_by_model(speeches, model, store)
+    assert (found[0].topic, found[0].topic_by) == (topic, "chooser" if topic else "")
+    assert found[1] == speeches[1]
+    (request,) = model.sent
+    assert all(name in request.messages[0]["content"] for name in load_topics())
+    assert request.messages[1]["content"] == f"<<<CLIENT\n{CLIENT_LINES[2]}\n>>>"
