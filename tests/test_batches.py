@@ -4,9 +4,10 @@ import random
 
 import pytest
 import torch
-from conftest import CLIENT_LINES, GOOD_REPLIES, PLAIN_REPLIES, make_speech
+from conftest import make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_training import CHATML, save_tokenizer
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_tokenizer
@@ -18,17 +19,15 @@ from psychocounsel.reward.train import pair_groups, reward_task
 from psychocounsel.supervised import supervised_task
 from psychocounsel.training.batches import Encoder, Group, collate, micro_batches, steps
 
-CHATML = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
     "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-THINKING = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:<think>{% endif %}"
+THINKING = (
+    "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant:<think>{% endif %}"
+)
 STYLES = {
     "chatml": (CHATML, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}, ["<|im_start|>"]),
     "llama3": (
@@ -39,25 +38,6 @@ STYLES = {
     "pad is end": (CHATML, {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}, ["<|im_start|>"]),
     "pad is unknown": (CHATML, {"eos_token": "<|im_end|>", "unk_token": "<|unk|>"}, ["<|im_start|>"]),
 }
-
-
-def save_tokenizer(folder, template, named, extra):
-    """A byte-level BPE tokenizer saved as a hub model would be."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=350, special_tokens=sorted({*named.values(), *extra}), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    core.train_from_iterator([*CLIENT_LINES, *GOOD_REPLIES], trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=core, additional_special_tokens=extra, **named)
-    made.chat_template = template
-    made.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def words(text):
 def test_there_are_enough_answered_speeches_of_a_letters_length(answered):
     assert len(answered) >= 120
     lengths = [len(speech.text.split()) for speech in answered]
-    assert 80 <= min(lengths)
+    assert min(lengths) >= 80
     assert max(lengths) <= 250
 
 

@@ -1,192 +1,17 @@
-"""The training loop: a killed training ends bitwise where an undisturbed one does, and faults are named."""
+"""The training loop: plans its steps exactly, names faults, keeps the best look at dev."""
 
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_training import PAD, make_groups, make_model, make_task, rows, table
 
 from psychocounsel.errors import UserError
-from psychocounsel.recipe import Training
 from psychocounsel.supervised import supervised_task
-from psychocounsel.training.batches import Group
-from psychocounsel.training.loop import Task, learning_rate, plan_steps, precision, train, use_threads
-
-PAD = 0
-BASE = {"lr": 1e-2, "epochs": 3.0, "batch": 4, "micro_batch": 4, "checkpoint_steps": 5, "evaluate_steps": 3,
-        "max_length": 64, "precision": "fp32"}  # fmt: skip
-
-
-def table(**changes):
-    return Training(**BASE | changes)
-
-
-def make_groups(count, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return [
-        Group(f"prompt-{seed}-{i}", torch.randint(6, 60, (3 + i % 4,), generator=draw).tolist(),
-              [torch.randint(6, 60, (2 + i % 3,), generator=draw).tolist()])
-        for i in range(count)
-    ]  # fmt: skip
-
-
-def make_model(seed=0):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=PAD, bos_token_id=1, eos_token_id=2)
-    )  # fmt: skip
-
-
-def make_task(**changes):
-    task = supervised_task("supervised", make_groups(16), make_groups(4, seed=1))
-    return Task(**{**task.__dict__, **changes})
-
-
-class Stopped(Exception):
-    pass
-
-
-def stopping_task(after, stop):
-    """The same task, interrupted in the step after `after` training steps."""
-    task, seen = make_task(), [0]
-
-    def compute(model, batch):
-        if torch.is_grad_enabled():
-            seen[0] += 1
-            if seen[0] > after:
-                stop()
-        return task.compute(model, batch)
-
-    return Task(**{**task.__dict__, "compute": compute})
-
-
-def raise_stopped():
-    raise Stopped
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder, model = tmp_path_factory.mktemp("whole"), make_model()
-    state = train(model, make_task(), table(), 3, folder, PAD)
-    assert state["step"] == 12
-    return folder, model.state_dict(), state
-
-
-def assert_same_training(folder, model, state, undisturbed):
-    whole, weights, final = undisturbed
-    assert state == final
-    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, weights[name]), name
-
-
-@pytest.mark.parametrize("steps", [0, 2, 5, 6, 9, 10, 11])
-def test_a_training_stopped_anywhere_ends_bitwise_as_if_undisturbed(tmp_path, undisturbed, steps):
-    with pytest.raises(Stopped):
-        train(make_model(), stopping_task(steps, raise_stopped), table(), 3, tmp_path, PAD)
-    assert (tmp_path / "checkpoint").exists() == (steps >= 5)
-    torch.manual_seed(99)  # a new process has another random state
-    model = make_model(seed=7 if steps >= 5 else 0)  # from a checkpoint on, the weights come from there
-    state = train(model, make_task(), table(), 3, tmp_path, PAD)
-    assert_same_training(tmp_path, model, state, undisturbed)
-
-
-def test_a_training_may_be_stopped_again_and_again(tmp_path, undisturbed):
-    for steps in (5, 2, 5, 1):
-        with pytest.raises(Stopped):
-            train(make_model(), stopping_task(steps, raise_stopped), table(), 3, tmp_path, PAD)
-    model = make_model()
-    assert_same_training(tmp_path, model, train(model, make_task(), table(), 3, tmp_path, PAD), undisturbed)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from test_loop import make_model, stopping_task, table, train
-train(make_model(), stopping_task(8, lambda: os.kill(os.getpid(), signal.SIGKILL)), table(), 3, Path(sys.argv[1]), 0)
-"""
-
-
-def test_a_killed_process_is_continued(tmp_path, undisturbed):
-    places = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)],
-        env=os.environ | places,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 9, "lo')  # the line a kill may cut short
-    model = make_model()
-    assert_same_training(tmp_path, model, train(model, make_task(), table(), 3, tmp_path, PAD), undisturbed)
-
-
-def interrupted(tmp_path):
-    with pytest.raises(Stopped):
-        train(make_model(), stopping_task(6, raise_stopped), table(), 3, tmp_path, PAD)
-    return tmp_path / "checkpoint"
-
-
-def test_a_half_written_checkpoint_is_ignored(tmp_path, undisturbed):
-    checkpoint = interrupted(tmp_path)
-    part = tmp_path / "checkpoint.part"
-    part.mkdir()
-    (part / "tensors.pt").write_bytes(b"PK\x03\x04 cut short")
-    model = make_model()
-    assert_same_training(tmp_path, model, train(model, make_task(), table(), 3, tmp_path, PAD), undisturbed)
-    assert checkpoint.exists() and not part.exists()
-
-
-def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, undisturbed):
-    checkpoint = interrupted(tmp_path)
-    checkpoint.rename(tmp_path / "checkpoint.old")
-    model = make_model(seed=5)  # only the checkpoint can bring the right weights
-    assert_same_training(tmp_path, model, train(model, make_task(), table(), 3, tmp_path, PAD), undisturbed)
-
-
-def damage_shape(checkpoint):
-    tensors = torch.load(checkpoint / "tensors.pt")
-    tensors["model"] = {name: value[..., :1] for name, value in tensors["model"].items()}
-    torch.save(tensors, checkpoint / "tensors.pt")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        damage_shape,
-        lambda c: (c / "tensors.pt").write_bytes((c / "tensors.pt").read_bytes()[:500]),
-        lambda c: (c / "tensors.pt").write_bytes(b""),
-        lambda c: (c / "tensors.pt").write_bytes(b"not a tensor file at all"),
-        lambda c: (c / "tensors.pt").unlink(),
-        lambda c: (c / "state.json").write_text('{"step": 5, "be'),
-        lambda c: (c / "state.json").write_bytes(b"\xff\xfe"),
-    ],
-    ids=["other shape", "truncated", "empty", "no tensors", "missing", "half a state", "state not UTF-8"],
-)
-def test_a_checkpoint_that_does_not_fit_is_named(tmp_path, damage):
-    checkpoint = interrupted(tmp_path)
-    damage(checkpoint)
-    with pytest.raises(UserError, match="does not fit.*--redo") as caught:
-        train(make_model(), make_task(), table(), 3, tmp_path, PAD)
-    assert str(checkpoint) in str(caught.value)
+from psychocounsel.training.batches import collate
+from psychocounsel.training.loop import Task, evaluate, learning_rate, plan_steps, precision, train, use_threads
 
 
 def test_a_step_too_far_is_said_when_dev_is_looked_at(tmp_path):
@@ -226,8 +51,6 @@ def test_the_best_look_at_dev_is_what_is_kept(tmp_path):
     assert len(looks) == state["step"] == 40
     assert state["best"] == min(looks.values()) < looks[40] - 0.1
     assert state["best_step"] == min(looks, key=looks.get) < 40
-    from psychocounsel.training.loop import evaluate
-
     assert evaluate(model, task, table(), PAD)["loss"] == pytest.approx(state["best"], abs=1e-6)
 
 
@@ -237,8 +60,9 @@ def test_without_dev_the_last_weights_are_kept(tmp_path):
     assert not (tmp_path / "best.pt").exists()
 
 
-def test_training_learns_and_reports_every_step(tmp_path, undisturbed):
-    folder, _, state = undisturbed
+def test_training_learns_and_reports_every_step(tmp_path):
+    folder = tmp_path
+    train(make_model(), make_task(), table(), 3, folder, PAD)
     found = [row for row in rows(folder) if "loss" in row]
     assert [row["step"] for row in found] == list(range(1, 13))
     assert set(found[0]) == {"step", "lr", "loss", "grad_norm"}
@@ -254,8 +78,6 @@ def test_a_step_without_clipping_is_a_plain_adamw_step(tmp_path):
     task = make_task(dev=[])
     train(model, task, settings_, 0, tmp_path, PAD)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95))
-    from psychocounsel.training.batches import collate
-
     batch = collate(task.train, PAD)
     (task.compute(plain, batch)[0] / batch.tokens).backward()
     optimizer.step()

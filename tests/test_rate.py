@@ -137,7 +137,7 @@ def test_a_missing_input_and_a_wrong_judge_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
         rate_file("embedded", tmp_path / "none.jsonl", tmp_path / "out.jsonl", None)
     source = write(tmp_path / "in.jsonl", ROWS)
-    with pytest.raises(UserError, match="'embeded' is|'embeded': not a known model string"):
+    with pytest.raises(UserError, match="'embeded': not a known model string"):
         rate_file("embeded", source, tmp_path / "out.jsonl", None)
     two = [{"judge": name, "response_id": "r", "reply": GOOD} for name in "ab"]
     write(tmp_path / "two.jsonl", two)

@@ -41,10 +41,12 @@ def data():
         agreement={"empathy": {"kappa": 0.5, "alpha": None, "n": 12}},
         contests=[{"a": "offline", "b": "base", "overall": figure(), "words": {"a": 40.0, "b": 39.0},
                    "counts": {"wins": 3, "ties": 1, "losses": 2, "missing": 1, "order_effect": 0.1},
-                   "by_split": {"test": figure()}, "by_topic": {"unknown": NOTHING}, "by_principle": {"empathy": figure()}}],
+                   "by_split": {"test": figure()}, "by_topic": {"unknown": NOTHING},
+                   "by_principle": {"empathy": figure()}}],
         reward_scores={"chosen": [1.0, 2.0], "rejected": [0.0, 0.5]},
         curves={"offline": [{"step": 1, "loss": 0.69}, {"step": 2, "loss": 0.6}, {"step": 2, "dev_loss": 0.65}]},
-        samples=[{"topic": "grief", "speech": CLIENT_LINES[0], "replies": [{"policy": "base", "text": "Hm.", "overall": 3.2}]}],
+        samples=[{"topic": "grief", "speech": CLIENT_LINES[0],
+                  "replies": [{"policy": "base", "text": "Hm.", "overall": 3.2}]}],
         stamps=[],
         judges=["embedded"],
         versions={"psychocounsel": "0.1.0"},
@@ -129,7 +131,8 @@ def test_ids_on_the_page_are_unique_and_found(data):
 def test_the_page_says_what_was_measured(data):
     text = Page(render(data)).text
     for words in ("trial", "90.0 %", "95 % interval 85.0 to 95.0", "Win rate 70.0 % [60.0, 80.0], n = 40",
-                  "Speeches won 3, tied 1, lost 2, missing 1", "undefined (n = 0)", "not therapy", CLIENT_LINES[0]):  # fmt: skip
+                  "Speeches won 3, tied 1, lost 2, missing 1", "undefined (n = 0)", "not therapy",
+                  CLIENT_LINES[0]):  # fmt: skip
         assert words in text, words
     assert "DEPENDENT" not in text
     stamped = Page(render(replace(data, stamps=["the judge made the labels"]))).text
@@ -142,7 +145,8 @@ def test_the_same_run_gives_the_same_page(data):
 
 def test_a_run_that_measured_nothing_still_has_a_page(data):
     empty = replace(
-        data, metrics={"reward.accuracy": NOTHING, "winrate.offline_vs_base": NOTHING}, stages=[], speeches=[], ratings=[],
+        data, metrics={"reward.accuracy": NOTHING, "winrate.offline_vs_base": NOTHING}, stages=[], speeches=[],
+        ratings=[],
         pairs={"train": [], "dev": [], "test": []}, agreement={}, contests=[], samples=[], judges=[], curves={},
         reward_scores={"chosen": [], "rejected": []},
     )  # fmt: skip
@@ -157,7 +161,8 @@ def sentences(**rows):
 
 @pytest.mark.parametrize(
     ("row", "word"),
-    [(figure(0.7, 0.51, 0.8), "beats"), (figure(0.7, 0.5, 0.9), "cannot be told apart from"), (figure(0.99, 0.2, 1.0), "cannot be told apart from"),
+    [(figure(0.7, 0.51, 0.8), "beats"), (figure(0.7, 0.5, 0.9), "cannot be told apart from"),
+     (figure(0.99, 0.2, 1.0), "cannot be told apart from"),
      (figure(0.3, 0.2, 0.49), "loses to"), (figure(0.3, 0.1, 0.5), "cannot be told apart from")],
 )  # fmt: skip
 def test_a_win_is_claimed_only_when_the_whole_interval_says_so(row, word):

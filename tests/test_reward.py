@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import GOOD_REPLIES, PLAIN_REPLIES, make_speech
-from test_batches import CHATML, save_tokenizer
+from tiny_training import CHATML, save_tokenizer
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_scorer, load_tokenizer
@@ -160,7 +160,7 @@ def test_the_new_head_and_an_added_pad_token_do_not_depend_on_what_ran_before(tm
 
 
 def test_no_train_pairs_is_said(tmp_path, model_folder):
-    with pytest.raises(UserError, match="reward: there are no train pairs; lower pairs.gap"):
+    with pytest.raises(UserError, match=r"reward: there are no train pairs; lower pairs\.gap"):
         train_reward({"train": [], "dev": []}, {}, {}, str(model_folder), TABLE, 0, tmp_path)
 
 

@@ -106,8 +106,9 @@ def test_fastchat_questions_get_ids_of_their_own_kind(tmp_path):
     assert texts(found) == [ONE, TWO]
 
 
-@pytest.mark.parametrize("row", [{"turns": [ONE]}, {"question_id": 1}, {"question_id": 1, "turns": []},
-                                 {"question_id": 1, "turns": "abc"}, {"question_id": 1, "turns": {"a": 1}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "row", [{"turns": [ONE]}, {"question_id": 1}, *({"question_id": 1, "turns": turns} for turns in ([], "abc", {"a": 1}))]
+)
 def test_a_row_that_is_no_fastchat_question_is_named(tmp_path, row):
     path = save(tmp_path / "q.jsonl", [{"question_id": 7, "turns": [ONE]}, row])
     with pytest.raises(UserError, match=r"q\.jsonl:2: needs 'question_id' and a list 'turns'"):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import CLIENT_LINES, GOOD_REPLIES, TINY, make_speech
-from test_batches import CHATML, save_tokenizer
+from tiny_training import CHATML, save_tokenizer
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer

@@ -49,6 +49,7 @@ def build_pairs(
     for response in responses:
         if response.id in overall:
             rated[response.speech_id].append(response)
+    gates = [principle.id for principle in principles if principle.gate] if table.rule == "gate" else []
     sets = PairSets({"train": [], "dev": [], "test": []}, overall)
     for speech_id, found in rated.items():
         split = splits.get(speech_id)
@@ -58,7 +59,7 @@ def build_pairs(
         candidates = [(ranked[0], ranked[-1])] if split == "test" else list(combinations(ranked, 2))
         least = table.test_gap if split == "test" else table.gap
         for better, worse in candidates:
-            fault = _fault(better, worse, scores, overall, least, table)
+            fault = _fault(better, worse, scores, overall, least, gates)
             if fault:
                 sets.left_out[f"{split}: {fault}"] += 1
             else:
@@ -72,16 +73,17 @@ def _fault(
     scores: Mapping[str, Mapping[str, float | None]],
     overall: Mapping[str, float],
     least: float,
-    table: PairsTable,
+    gates: Sequence[str],
 ) -> str:
     gap = overall[better.id] - overall[worse.id]
     if gap < ROUNDING or better.text == worse.text:
         return "tie"
     if gap < least - ROUNDING:  # 4.0 - 3.0 must pass a gap of 1 whatever the sevenths sum to
         return "gap too small"
-    safe, unsafe = scores[better.id].get(SAFETY), scores[worse.id].get(SAFETY)
-    if table.rule == "gate" and safe is not None and unsafe is not None and safe < unsafe:
-        return "rejected reply is safer"
+    for gate in gates:
+        safe, unsafe = scores[better.id].get(gate), scores[worse.id].get(gate)
+        if safe is not None and unsafe is not None and safe < unsafe:
+            return "rejected reply is safer"
     return ""
 
 

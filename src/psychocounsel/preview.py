@@ -16,7 +16,7 @@ from psychocounsel.ratings import SCORERS
 from psychocounsel.recipe import Recipe
 from psychocounsel.responses import plan_responses
 from psychocounsel.speeches import collect
-from psychocounsel.speeches.sources import read_source
+from psychocounsel.speeches.sources import KNOWN_SETS, read_source
 
 CHARS_PER_TOKEN = 4.0  # English text, common tokenizers; a preview, not a bill
 
@@ -69,4 +69,4 @@ def preview(recipe: Recipe) -> None:
 
 
 def _is_remote(load: str) -> bool:
-    return load.startswith("hub:") or (":" not in load and "." not in load and load != "embedded")
+    return load.startswith("hub:") or bool(KNOWN_SETS.get(load, ("",))[0])

@@ -107,7 +107,7 @@ class Training(Table):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
     max_length: Positive = Field(
-        default=2048, description="tokens of prompt and reply; longer rows are cut from the prompt's start"
+        default=2048, description="tokens of a row; prompt (from its start) and reply are cut to half of it each"
     )
     micro_batch: Positive = Field(default=16, description="rows in memory at once")
     checkpoint_steps: Positive = Field(default=50, description="steps between checkpoints")
@@ -160,6 +160,9 @@ class OnlineTable(Table):
     max_new_tokens: Positive = 512
     min_margin: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="least reward difference of best and worst"
+    )
+    length_control: bool = Field(
+        default=False, description="rank by the part of the reward that length does not explain"
     )
     drop_truncated: bool = Field(default=True, description="leave out replies that did not end")
     lr: Annotated[float, Field(gt=0)] | None = Field(

@@ -46,7 +46,7 @@ def plan_responses(
 def respond(
     speeches: Sequence[Speech], pool: Sequence[ChatModel], table: ResponsesTable, store: CallStore, seed: int
 ) -> list[Response]:
-    """Ask for all candidate responses, through the call store. Refused and filtered replies are kept, and marked.
+    """Ask for all candidate responses, through the call store. Refused, filtered and empty replies are kept as such.
 
     Raises UserError when no model of the pool can answer any speech, or all replies are empty.
     """
@@ -57,20 +57,16 @@ def respond(
         )
     with progress("responses", len(jobs)) as advance:
         answers = ask_all(jobs, store, lambda _: advance())
-    responses = {
-        response.id: response
+    responses = [
+        Response(
+            speech_id=request.subject["speech_id"],
+            model=model.name,
+            text=answer.text.strip(),
+            sampling=request.sampling,
+            finish=answer.finish,
+        )
         for (model, request), answer in zip(jobs, answers, strict=True)
-        if (
-            response := Response(
-                speech_id=request.subject["speech_id"],
-                model=model.name,
-                text=answer.text.strip(),
-                sampling=request.sampling,
-                finish=answer.finish,
-            )
-        ).text
-        or answer.finish in ("refused", "filtered")
-    }
-    if not responses:
+    ]
+    if not any(response.text for response in responses):
         raise UserError(f"responses: all {len(jobs)} replies came back empty; check the models in [responses]")
-    return list(responses.values())
+    return responses

@@ -9,6 +9,7 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.arena import counts, win_rate
 from psychocounsel.evaluate.statistics import Figure
+from psychocounsel.models.chat import family_of
 from psychocounsel.principles import Principle, load_topics
 from psychocounsel.ratings.judge import Judge
 from psychocounsel.recipe import EvaluateTable
@@ -16,9 +17,9 @@ from psychocounsel.records import Speech, Verdict
 
 
 def check_independence(
-    judges: Sequence[Judge], labellers: Sequence[tuple[str, str]], table: EvaluateTable
+    judges: Sequence[Judge], labellers: Sequence[tuple[str, str]], base: str, table: EvaluateTable
 ) -> list[str]:
-    """Why judges are not independent of the labels: same family as a labeller, or fitted on labels.
+    """Why judges are not independent: same family as a labeller or as the base model, unknown, or fitted on labels.
 
     Returns the reasons; without `allow_dependent` any reason is an error. `labellers` are (name, family).
     """
@@ -27,9 +28,11 @@ def check_independence(
         if judge.family == "embedded":
             reasons.append("the embedded judge was fitted on ratings by the same kind of rater that labelled the pairs")
             continue
-        for name, family in labellers:
+        if not judge.family:
+            reasons.append(f"the family of {judge.name} is unknown, so nobody can say that it is independent")
+        for name, family in [*labellers, (f"base model {base}", family_of(base))]:
             if judge.name == name or (family and judge.family == family):
-                reasons.append(f"{judge.name} and the labeller {name} are of one family ({judge.family or judge.name})")
+                reasons.append(f"{judge.name} and {name} are of one family ({judge.family or judge.name})")
     if reasons and not table.allow_dependent:
         raise UserError(
             f"evaluate: whoever labels may not grade: {reasons[0]}; name another judge, "

@@ -11,6 +11,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.chat import Completion, Request
 from psychocounsel.records import Finish
 
+OPENAI_URL = "https://api.openai.com/v1"
 ATTEMPTS = 6
 FIRST_WAIT_S = 1.0
 TIMEOUT_S = 120.0
@@ -32,13 +33,14 @@ class OpenAIModel:
 
         self.name, self.model = name, model
         self.kind = url or "openai"
+        place = url or OPENAI_URL  # said outright: OPENAI_BASE_URL must not send the key elsewhere
         variable = "PSYCHOCOUNSEL_API_KEY" if url else "OPENAI_API_KEY"
         key = os.environ.get(variable) or (NO_KEY if url else "")
         if not key:
             raise UserError(f"{name}: {variable} is not set; export it in your shell (it is never written anywhere)")
         close = {"Connection": "close"}  # a kept connection would outlive the event loop it belongs to
         self.client = openai.AsyncOpenAI(
-            api_key=key, base_url=url, max_retries=0, timeout=TIMEOUT_S, default_headers=close
+            api_key=key, base_url=place, max_retries=0, timeout=TIMEOUT_S, default_headers=close
         )
 
     @classmethod

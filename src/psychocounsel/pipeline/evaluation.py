@@ -31,7 +31,7 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     table, seed = run.recipe.evaluate, run.recipe.seed
     judges = open_judges(table.judges, run.recipe.ratings.max_tokens, tie=table.tie)
     labellers = sorted({(rating.judge, family_of(rating.judge)) for rating in run.ratings()})
-    stamps = check_independence(judges, labellers, table)
+    stamps = check_independence(judges, labellers, run.recipe.base, table)
     speeches = {speech.id: speech for speech in run.speeches()}
     responses = {response.id: response for response in run.responses()}
     pairs = run.pairs()["test"]

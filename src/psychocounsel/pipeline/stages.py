@@ -14,7 +14,7 @@ from psychocounsel.pairs import build_pairs
 from psychocounsel.pipeline.context import Run
 from psychocounsel.ratings import rate_responses
 from psychocounsel.ratings.agreement import judge_agreement
-from psychocounsel.records import write_records
+from psychocounsel.records import Speech, write_records
 from psychocounsel.responses import respond
 from psychocounsel.run import write_text
 from psychocounsel.speeches import collect
@@ -27,11 +27,15 @@ Counts = dict[str, Any]
 def speeches_stage(run: Run, folder: Path) -> Counts:
     table = run.recipe.speeches
     raw = [speech for source in table.sources for speech in read_source(source)]
-    if table.topics == "tfidf":
-        raw = fill_by_tfidf(raw, [*raw, *read_embedded()])
-    elif table.topics != "none":
-        raw = fill_by_model(raw, open_models(table.topics)[0], run.store)
-    collection = collect(raw, table, run.recipe.seed)
+
+    def fill(speeches: list[Speech]) -> list[Speech]:
+        if table.topics == "tfidf":
+            return fill_by_tfidf(speeches, [*speeches, *read_embedded()])
+        if table.topics == "none":
+            return speeches
+        return fill_by_model(speeches, open_models(table.topics)[0], run.store)
+
+    collection = collect(raw, table, run.recipe.seed, fill)
     write_records(folder / "speeches.jsonl", collection.speeches)
     write_records(folder / "dropped.jsonl", collection.dropped)
     splits = Counter(str(speech.split) for speech in collection.speeches)
@@ -52,6 +56,7 @@ def responses_stage(run: Run, folder: Path) -> Counts:
     models = Counter(response.model for response in responses)
     return {
         "responses": len(responses),
+        "empty": sum(not response.text for response in responses),
         "speeches": len({response.speech_id for response in responses}),
         "models": dict(sorted(models.items())),
         "finish": dict(sorted(Counter(response.finish for response in responses).items())),

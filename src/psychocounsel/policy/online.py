@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,31 @@ def best_against_worst(
             left_out["empty"] += 1
         else:
             usable[row["speech_id"]].append(row)
+    slope = length_slope(usable.values()) if table.length_control else 0.0
     groups = []
     for speech_id, found in usable.items():
-        ranked = sorted(found, key=lambda row: (-row["reward"], row["text"]))
-        gap = ranked[0]["reward"] - ranked[-1]["reward"] if ranked else 0.0
-        if gap <= 0 or gap < table.min_margin or ranked[0]["text"] == ranked[-1]["text"]:
+        merit = {row["text"]: row["reward"] - slope * len(row["text"].split()) for row in found}
+        ranked = sorted(merit, key=lambda text: (-merit[text], text))
+        gap = merit[ranked[0]] - merit[ranked[-1]] if ranked else 0.0
+        if gap <= 0 or gap < table.min_margin:
             left_out["speeches without a pair"] += 1
             continue
         speech = speeches[speech_id]
-        replies = [encoder.reply(speech, row["text"]) for row in (ranked[0], ranked[-1])]
+        replies = [encoder.reply(speech, text) for text in (ranked[0], ranked[-1])]
         groups.append(Group(speech_id, encoder.prompt(speech), replies, [(0, 1)], [gap]))
     return groups, left_out
+
+
+def length_slope(candidates: Iterable[Sequence[Mapping[str, Any]]]) -> float:
+    """Reward per word among replies to the same speech (least squares on deviations from each speech's means).
+
+    Taking slope * words off the reward leaves what length does not explain, so that length alone earns no pair.
+    """
+    products = squares = 0.0
+    for found in candidates:
+        words = [len(row["text"].split()) for row in found]
+        middle = sum(words) / len(words) if words else 0.0
+        for row, count in zip(found, words, strict=True):
+            products += (count - middle) * row["reward"]
+            squares += (count - middle) ** 2
+    return products / squares if squares else 0.0

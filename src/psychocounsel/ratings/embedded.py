@@ -7,7 +7,6 @@ drafts and to watch small models, not to decide anything about a person. English
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psychocounsel.errors import UserError
+from psychocounsel.models.recorded import embedded_file
 from psychocounsel.ratings.features import FEATURES, features
 from psychocounsel.ratings.soundness import soundness
 
@@ -25,16 +25,11 @@ CEILINGS = {"risk_unnamed": 3.0, "strong_risk_unnamed": 2.0}
 REFIT = "refit with 'python -m psychocounsel.ratings.fit'"
 
 
-def data_path(name: str) -> Path:
-    """A file of the package's embedded data (the package is installed as plain files)."""
-    return Path(str(files("psychocounsel"))) / "embedded" / name
-
-
 class EmbeddedScorer:
     """Scores replies on the seven principles from markers: torch-free, deterministic, milliseconds."""
 
     def __init__(self, path: Path | None = None) -> None:
-        path = path or data_path("judge.json")
+        path = path or embedded_file("judge.json")
         model = _read(path)
         if tuple(model["features"]) != FEATURES:
             odd = sorted(set(model["features"]) ^ set(FEATURES)) or ["their order"]

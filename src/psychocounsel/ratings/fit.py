@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psychocounsel.errors import UserError
-from psychocounsel.ratings.embedded import PRINCIPLES, bounded, data_path, sound, standard
+from psychocounsel.models.recorded import embedded_file
+from psychocounsel.ratings.embedded import PRINCIPLES, bounded, sound, standard
 from psychocounsel.ratings.features import FEATURES, features
 from psychocounsel.ratings.rated import PACKAGE, SHARED, Rated, package_rows, shared_rows
 from psychocounsel.ratings.soundness import order_table
@@ -261,9 +262,9 @@ def report(model: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Refit from the data that is there, write the file, print the table."""
     parser = argparse.ArgumentParser(prog="python -m psychocounsel.ratings.fit", description=__doc__)
-    parser.add_argument("--out", type=Path, default=data_path("judge.json"), help="file to write")
+    parser.add_argument("--out", type=Path, default=embedded_file("judge.json"), help="file to write")
     chosen = parser.parse_args(arguments)
-    model = refit(data_path(""), Path(os.environ.get("PSYCHOCOUNSEL_DATA", "../shared/data")))
+    model = refit(embedded_file(""), Path(os.environ.get("PSYCHOCOUNSEL_DATA", "../shared/data")))
     part = chosen.out.with_name(chosen.out.name + ".part")
     part.write_text(json.dumps(model, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(chosen.out)

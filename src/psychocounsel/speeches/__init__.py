@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from psychocounsel.errors import UserError
@@ -26,8 +26,13 @@ class Collection:
         return dict(sorted(Counter(drop.reason for drop in self.dropped).items()))
 
 
-def collect(raw: Sequence[Speech], table: SpeechesTable, seed: int) -> Collection:
-    """Clean, de-duplicate, cluster and split raw speeches. Raises UserError if none is left."""
+def collect(
+    raw: Sequence[Speech],
+    table: SpeechesTable,
+    seed: int,
+    fill_topics: Callable[[list[Speech]], list[Speech]] = list,
+) -> Collection:
+    """Clean, de-duplicate and cluster raw speeches, fill their topics, split. Raises UserError if none is left."""
     kept, dropped = clean(raw, table)
     clusters = near_duplicates([speech.text for speech in kept], drop_at=table.near_duplicate, join_at=table.cluster)
     unique: list[Speech] = []
@@ -45,7 +50,7 @@ def collect(raw: Sequence[Speech], table: SpeechesTable, seed: int) -> Collectio
         raise UserError(
             f"speeches: none of {len(raw)} rows is left after cleaning; see dropped.jsonl and loosen [speeches]"
         )
-    return Collection(len(raw), split(unique, table, seed), dropped)
+    return Collection(len(raw), split(fill_topics(unique), table, seed), dropped)
 
 
 def split(speeches: Sequence[Speech], table: SpeechesTable, seed: int) -> list[Speech]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 SHINGLE = 3
 BANDS, ROWS = 32, 3  # catches 0.4 with probability 0.88, 0.5 with 0.99, 0.8 always
-PRIME = np.uint64((1 << 61) - 1)
 
 
 @dataclass
@@ -77,14 +76,15 @@ def _candidates(sets: Sequence[frozenset[str]]) -> set[tuple[int, int]]:
 def _signatures(sets: Sequence[frozenset[str]]) -> NDArray[np.uint64]:
     """MinHash signatures of shape (texts, BANDS * ROWS), from fixed seeds so that every run agrees."""
     random = np.random.Generator(np.random.Philox(20250219))
-    factors = random.integers(1, 1 << 31, size=BANDS * ROWS, dtype=np.uint64)
-    offsets = random.integers(0, 1 << 31, size=BANDS * ROWS, dtype=np.uint64)
+    most = np.iinfo(np.uint64).max
+    factors = random.integers(0, most, size=BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
+    offsets = random.integers(0, most, size=BANDS * ROWS, dtype=np.uint64)
     signatures = np.zeros((len(sets), BANDS * ROWS), dtype=np.uint64)
     for position, items in enumerate(sets):
         hashes = np.array([_hash(item) for item in items], dtype=np.uint64)
-        signatures[position] = ((hashes[:, None] * factors + offsets) % PRIME).min(axis=0)
+        signatures[position] = (hashes[:, None] * factors + offsets).min(axis=0)  # modulo 2^64, by overflow
     return signatures
 
 
 def _hash(item: str) -> int:
-    return int.from_bytes(hashlib.blake2b(item.encode(), digest_size=4).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,98 @@
+"""Killed at any moment, a run continues and ends as if nothing had happened."""
+
+import random
+import signal
+import subprocess
+
+import pytest
+from tiny_run import command, copy_run, environment, output_hashes, run_command, wait_for, write_recipe
+
+from psychocounsel.run import STAGES, RunFolder
+
+SEED = 20260
+KILLS = 5
+
+
+def interrupt(folder, arguments, stage, delay, sign):
+    """Start the command, send `sign` `delay` seconds after `stage` has begun; gives exit code, stdout and stderr."""
+    process = subprocess.Popen(
+        command(*arguments), cwd=folder.path.parent, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        wait_for(lambda: (folder.stage(stage) / "started.json").exists(), process, f"stage {stage}")
+        try:
+            out, err = process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(sign)
+            out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(finished, tmp_path):
+    draw = random.Random(SEED)
+    recipe, folder = write_recipe(tmp_path), RunFolder(tmp_path / "tiny")
+    arguments = ("run", recipe, "--runs", tmp_path)
+    moments = [(stage, draw.uniform(0, 0.4)) for stage in sorted(draw.sample(STAGES, KILLS), key=STAGES.index)]
+    killed = []
+    for stage, delay in moments:
+        if folder.manifest(stage) is None:  # a slow machine may have finished it before the last signal
+            code, _, err = interrupt(folder, arguments, stage, delay, signal.SIGKILL)
+            assert code == -signal.SIGKILL, err
+            killed.append(stage)
+    assert len(killed) >= 4
+    assert not (folder.path / "results.json").exists()
+    last = run_command(*arguments, cwd=tmp_path)
+    assert last.returncode == 0, last.stderr
+    assert output_hashes(folder) == output_hashes(RunFolder(finished))
+    results = [(place / "results.json").read_text().split('"seconds.total"')[0] for place in (folder.path, finished)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("stage", ["responses", "supervised", "policy", "evaluate"])
+def test_ctrl_c_is_one_line_and_130_and_the_same_command_continues(finished, tmp_path, stage):
+    before = STAGES[STAGES.index(stage) - 1]
+    folder, recipe = copy_run(finished, tmp_path, before), write_recipe(tmp_path)
+    arguments = ("run", recipe, "--runs", tmp_path, "--to", stage)
+    code, out, err = interrupt(folder, arguments, stage, 0.05, signal.SIGINT)
+    assert (code, out) == (130, "")
+    assert [line for line in err.splitlines() if not line.endswith(": done before")] == [
+        f"psychocounsel: stopped; everything finished is in {folder.path}, the same command continues"
+    ]
+    assert folder.manifest(before) is not None
+    assert folder.manifest(stage) is None
+    again = run_command(*arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"{before}: done before" in again.stderr
+    assert folder.manifest(stage).outputs == RunFolder(finished).manifest(stage).outputs
+
+
+@pytest.mark.parametrize("state", ["weights only", "nothing"])
+def test_a_training_that_was_cut_short_continues_from_its_last_checkpoint(finished, tmp_path, monkeypatch, cli, state):
+    from psychocounsel.training import loop
+
+    folder, recipe = copy_run(finished, tmp_path, "supervised"), write_recipe(tmp_path)
+    arguments = ("run", recipe, "--runs", tmp_path, "--to", "reward")
+    steps, wanted = [], 2 if state == "weights only" else 0
+
+    def step(*given):
+        if len(steps) == wanted:
+            raise KeyboardInterrupt
+        steps.append(given)
+        return one_step(*given)
+
+    one_step = loop._one_step
+    monkeypatch.setattr(loop, "_one_step", step)
+    code, _, err = cli(*arguments)
+    assert (code, "stopped" in err) == (130, True)
+    assert (folder.stage("reward") / "checkpoint").exists() == bool(wanted)
+    all_steps = folder_steps(finished)
+    wanted = all_steps + 1
+    steps.clear()
+    assert cli(*arguments)[0] == 0
+    assert len(steps) == all_steps - (2 if state == "weights only" else 0)
+    assert folder.manifest("reward").outputs == RunFolder(finished).manifest("reward").outputs
+
+
+def folder_steps(run):
+    return RunFolder(run).manifest("reward").counts["steps"]

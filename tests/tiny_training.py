@@ -1,0 +1,93 @@
+"""Models, tasks and tokenizers small enough to train in a test, built here from config."""
+
+import json
+
+import torch
+from conftest import CLIENT_LINES, GOOD_REPLIES
+
+from psychocounsel.recipe import Training
+from psychocounsel.supervised import supervised_task
+from psychocounsel.training.batches import Group
+from psychocounsel.training.loop import Task
+
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PAD = 0
+BASE = {"lr": 1e-2, "epochs": 3.0, "batch": 4, "micro_batch": 4, "checkpoint_steps": 5, "evaluate_steps": 3,
+        "max_length": 64, "precision": "fp32"}  # fmt: skip
+
+
+def table(**changes):
+    return Training(**BASE | changes)
+
+
+def make_groups(count, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        Group(f"prompt-{seed}-{i}", torch.randint(6, 60, (3 + i % 4,), generator=draw).tolist(),
+              [torch.randint(6, 60, (2 + i % 3,), generator=draw).tolist()])
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def make_model(seed=0):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=PAD, bos_token_id=1, eos_token_id=2)
+    )  # fmt: skip
+
+
+def make_task(**changes):
+    task = supervised_task("supervised", make_groups(16), make_groups(4, seed=1))
+    return Task(**{**task.__dict__, **changes})
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping_task(after, stop):
+    """The same task, interrupted in the step after `after` training steps."""
+    task, seen = make_task(), [0]
+
+    def compute(model, batch):
+        if torch.is_grad_enabled():
+            seen[0] += 1
+            if seen[0] > after:
+                stop()
+        return task.compute(model, batch)
+
+    return Task(**{**task.__dict__, "compute": compute})
+
+
+def raise_stopped():
+    raise Stopped
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def save_tokenizer(folder, template, named, extra):
+    """A byte-level BPE tokenizer saved as a hub model would be."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=350, special_tokens=sorted({*named.values(), *extra}), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    core.train_from_iterator([*CLIENT_LINES, *GOOD_REPLIES], trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, additional_special_tokens=extra, **named)
+    made.chat_template = template
+    made.save_pretrained(folder)
+    return folder
