@@ -99,6 +99,18 @@ def model_folder(tokenizer, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory, speeches, responses):
+    """A tiny policy that has learnt to end its replies."""
+    from psychocounsel.supervised import Texts, supervise
+
+    folder = tmp_path_factory.mktemp("talker")
+    table = SupervisedTable(lr=5e-3, epochs=40.0, batch=8, max_length=256, min_overall=1.0, precision="fp32",
+                            embedded=TINY.model_copy(update={"epochs": 2.0}))  # fmt: skip
+    supervise(Texts(speeches, responses, {r.id: 4.0 for r in responses}), "embedded", table, 0, folder)
+    return folder / "model"
+
+
 @pytest.fixture
 def supervised_table():
     """Make a SupervisedTable of test size."""

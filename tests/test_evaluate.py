@@ -223,27 +223,31 @@ def judge_named(name):
     return ModelJudge(Scripted([""], name))
 
 
+HUMAN = ("human:r1", "")
+
+
 @pytest.mark.parametrize(
-    ("judge", "labeller", "reason"),
+    ("judge", "labeller", "base", "reason"),
     [
-        (judge_named("openai:gpt-4o"), ("openai:gpt-5", "openai"), "of one family"),
-        (judge_named("local:/models/llama-3-8b"), ("http://host/v1#Llama-3.1-70B", "meta"), "of one family"),
-        (judge_named("mine.judges:own"), ("mine.judges:own", ""), "of one family"),
-        (ScoringJudge("embedded", Words()), ("human:r1", ""), "fitted on ratings"),
+        (judge_named("openai:gpt-4o"), ("openai:gpt-5", "openai"), "embedded", "openai:gpt-5 are of one family"),
+        (judge_named("local:/m/llama-3-8b"), ("http://h/v1#Llama-3.1-70B", "meta"), "embedded", "of one family"),
+        (judge_named("mine.judges:own"), ("mine.judges:own", ""), "embedded", "of one family"),
+        (judge_named("mine.judges:own"), HUMAN, "embedded", "family of mine.judges:own is unknown"),
+        (judge_named("http://h/v1#qwen3-32b"), HUMAN, "Qwen/Qwen2.5-0.5B-Instruct", "base model .* of one family"),
+        (ScoringJudge("embedded", Words()), HUMAN, "embedded", "fitted on ratings"),
     ],
 )
-def test_a_judge_akin_to_the_labels_may_not_grade(judge, labeller, reason):
-    with pytest.raises(UserError, match=f"whoever labels may not grade: .*{reason}.*allow_dependent"):
-        check_independence([judge], [labeller], EvaluateTable())
-    stamps = check_independence([judge], [labeller], EvaluateTable(allow_dependent=True))
-    assert len(stamps) == 1 and reason in stamps[0]
+def test_a_judge_akin_to_the_labels_or_the_policy_may_not_grade(judge, labeller, base, reason):
+    with pytest.raises(UserError, match=r"whoever labels may not grade: .*allow_dependent"):
+        check_independence([judge], [labeller], base, EvaluateTable())
+    stamps = check_independence([judge], [labeller], base, EvaluateTable(allow_dependent=True))
+    assert any(re.search(reason, stamp) for stamp in stamps)
 
 
-@pytest.mark.parametrize("name", ["anthropic:claude", "mine.judges:other", "local:/models/qwen2.5"])
+@pytest.mark.parametrize("name", ["anthropic:claude", "http://host/v1#Mistral-7B", "local:/models/gemma-3"])
 def test_a_judge_of_another_family_may_grade(name):
-    assert (
-        check_independence([judge_named(name)], [("openai:gpt-5", "openai"), ("human:r1", "")], EvaluateTable()) == []
-    )
+    labellers = [("openai:gpt-5", "openai"), HUMAN]
+    assert check_independence([judge_named(name)], labellers, "Qwen/Qwen2.5-0.5B-Instruct", EvaluateTable()) == []
 
 
 # --- the policies' replies -------------------------------------------------------------------------------------------

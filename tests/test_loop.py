@@ -116,7 +116,7 @@ def test_the_learning_rate_rises_then_falls_and_never_leaves_its_bounds(total, w
     assert all(0 <= rate <= settings_.lr * (1 + 1e-12) for rate in rates)
     assert rates[:warm] == sorted(rates[:warm]) and rates[warm:] == sorted(rates[warm:], reverse=True)
     if warm:
-        assert rates[warm - 1] == settings_.lr
+        assert rates[warm - 1] == pytest.approx(settings_.lr)
     if schedule == "constant":
         assert set(rates[warm:]) <= {settings_.lr}
     elif total > warm:

@@ -1,4 +1,4 @@
-"""Candidate replies: k of n models per speech by content hash, refusals kept, empty replies not."""
+"""Candidate replies: k of n models per speech by content hash, refusals and empty replies kept as such."""
 
 import json
 
@@ -118,19 +118,21 @@ def test_a_second_run_asks_nobody(speeches, store):
 @pytest.mark.parametrize("finish", ["refused", "filtered"])
 @pytest.mark.parametrize("text", ["", "I can't help with that."])
 def test_a_refusal_is_kept_and_marked(speeches, store, finish, text):
-    (found,) = respond(speeches[:1], [Finishing(text, finish)], ResponsesTable(), store, 0)
-    assert (found.finish, found.text) == (finish, text)
+    pool = [Finishing(text, finish, "careful"), Finishing("Hello.", "stop", "open")]
+    found = {r.model: (r.finish, r.text) for r in respond(speeches[:1], pool, ResponsesTable(), store, 0)}
+    assert found == {"careful": (finish, text), "open": ("stop", "Hello.")}
 
 
-def test_an_empty_reply_is_left_out_and_a_cut_one_marked(speeches, store):
+def test_an_empty_reply_is_kept_as_such_and_a_cut_one_marked(speeches, store):
     pool = [Finishing(" \n", "stop", "empty"), Finishing("Half of", "length", "cut")]
     found = respond(speeches[:1], pool, ResponsesTable(), store, 0)
-    assert [(r.model, r.finish) for r in found] == [("cut", "length")]
+    assert {r.model: (r.finish, r.text) for r in found} == {"empty": ("stop", ""), "cut": ("length", "Half of")}
 
 
-def test_nothing_but_empty_replies_is_an_error(speeches, store):
+@pytest.mark.parametrize("finish", ["stop", "refused"])
+def test_nothing_but_empty_replies_is_an_error(speeches, store, finish):
     with pytest.raises(UserError, match=rf"all {len(speeches)} replies came back empty; check .*\[responses\]"):
-        respond(speeches, [Scripted([" "])], ResponsesTable(), store, 0)
+        respond(speeches, [Finishing(" ", finish)], ResponsesTable(), store, 0)
 
 
 @pytest.mark.parametrize("pool", [[], ["foreign"]])

@@ -107,7 +107,8 @@ def test_fastchat_questions_get_ids_of_their_own_kind(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", [{"turns": [ONE]}, {"question_id": 1}, *({"question_id": 1, "turns": turns} for turns in ([], "abc", {"a": 1}))]
+    "row",
+    [{"turns": [ONE]}, {"question_id": 1}, *({"question_id": 1, "turns": turns} for turns in ([], "abc", {"a": 1}))],
 )
 def test_a_row_that_is_no_fastchat_question_is_named(tmp_path, row):
     path = save(tmp_path / "q.jsonl", [{"question_id": 7, "turns": [ONE]}, row])

@@ -143,11 +143,11 @@ def test_words_decide_about_duplicates_and_punctuation_does_not():
 
 
 def test_alike_speeches_share_a_cluster_and_are_kept():
-    half = LETTER[: len(LETTER) // 2] + " So we have not spoken since Sunday, and nobody asks about it at the table."
-    assert 0.3 < jaccard(shingles(LETTER), shingles(half)) < 0.4
-    found = collect(raw(LETTER, OTHER, half), table(cluster=0.3), 0).speeches
+    akin = LETTER[: len(LETTER) * 3 // 4] + " So we have not spoken since Sunday."
+    assert 0.5 < jaccard(shingles(LETTER), shingles(akin)) < 0.7
+    found = collect(raw(LETTER, OTHER, akin), table(), 0).speeches
     assert found[0].cluster == found[2].cluster != found[1].cluster
-    apart = collect(raw(LETTER, OTHER, half), table(cluster=0.7), 0).speeches
+    apart = collect(raw(LETTER, OTHER, akin), table(cluster=0.7), 0).speeches
     assert len({speech.cluster for speech in apart}) == 3
 
 
@@ -175,14 +175,14 @@ VARIANT = st.builds(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(VARIANT, min_size=1, max_size=12), st.integers(0, 3))
 def test_clusters_never_straddle_splits_and_the_very_alike_share_one(texts, seed):
-    found = collect(raw(*texts), table(dev=0.2, test=0.3), seed).speeches
+    found = collect(raw(*texts), table(dev=0.2, test=0.3, near_duplicate=1.0), seed).speeches
     splits = defaultdict(set)
     for speech in found:
         splits[speech.cluster].add(speech.split)
     assert {len(names) for names in splits.values()} == {1}
     for one in found:
         for two in found:
-            if jaccard(shingles(one.text), shingles(two.text)) >= 0.6:
+            if jaccard(shingles(one.text), shingles(two.text)) >= 0.75:
                 assert one.cluster == two.cluster
 
 

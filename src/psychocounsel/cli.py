@@ -145,7 +145,7 @@ def rate(
 def main() -> None:
     """Entry point: user errors are one line and exit code 2, Ctrl-C is 130."""
     try:
-        app(standalone_mode=False)
+        app(prog_name="psychocounsel", standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
         print(f"psychocounsel: {error}", file=sys.stderr)

@@ -177,7 +177,6 @@ class PolicyTable(Training):
     beta: Annotated[float, Field(gt=0)] = 0.1
     loss: Literal["dpo", "ipo"] = "dpo"
     length_normalised: bool = Field(default=False, description="mean instead of summed log-probabilities of a reply")
-    imitation: Annotated[float, Field(ge=0)] = Field(default=0.0, description="weight of the chosen reply's own loss")
     online: OnlineTable = OnlineTable()
 
 

@@ -14,12 +14,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+WIDTH = 4.8  # inches: about as many points as a phone has pixels, so that letters keep their size there
 INK, MUTED, ACCENT, SECOND = "#1f2d3a", "#8a97a3", "#1b7f79", "#c8643c"
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "psychocounsel",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 11,
+    "font.size": 10,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "xtick.color": INK,
@@ -51,19 +52,20 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: fl
     """Estimates with 95 % intervals, one row each, around a line of no difference."""
     rows = [(name, figure) for name, figure in rows if figure["value"] is not None]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.36 * max(len(rows), 1)))
-        for place, (_, estimate) in enumerate(reversed(rows)):
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.5 + 0.5 * max(len(rows), 1)))
+        for place, (name, estimate) in enumerate(reversed(rows)):
             low = estimate["low"] if estimate["low"] is not None else estimate["value"]
             high = estimate["high"] if estimate["high"] is not None else estimate["value"]
             colour = ACCENT if low > centre else SECOND if high < centre else MUTED
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="round")
             axes.plot(estimate["value"], place, "o", color=colour, markersize=7)
-        axes.axvline(centre, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), [f"{name} (n={estimate['n']})" for name, estimate in reversed(rows)])
+            axes.text(0, place + 0.28, f"{name} (n={estimate['n']})", fontsize=9, va="bottom")
+        axes.axvline(centre, color=INK, linewidth=0.8, linestyle=":", zorder=0)
+        axes.set_yticks([])
+        axes.set_ylim(-0.5, max(len(rows), 1) - 0.1)
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
         return _svg(figure, label)
 
 
@@ -72,7 +74,7 @@ def score_bars(scores: Mapping[str, Sequence[float]], label: str) -> str:
     colours = ["#b5462f", "#e0a184", "#d9dde0", "#8cc3bd", "#1b7f79"]
     names = list(scores)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 0.8 + 0.36 * len(names)))
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.36 * len(names)))
         left = [0.0] * len(names)
         for level in range(1, 6):
             share = [sum(round(s) == level for s in scores[name]) / max(len(scores[name]), 1) for name in names]
@@ -90,7 +92,7 @@ def score_bars(scores: Mapping[str, Sequence[float]], label: str) -> str:
 def histogram(values: Sequence[float], label: str, axis: str, bins: int = 24) -> str:
     """A plain histogram."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 2.5))
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.5))
         axes.hist(values, bins=bins, color=ACCENT, edgecolor="white", linewidth=0.6)
         axes.set_xlabel(axis)
         axes.set_ylabel("count")
@@ -102,7 +104,7 @@ def two_histograms(chosen: Sequence[float], rejected: Sequence[float], label: st
     low, high = min([*chosen, *rejected], default=0.0), max([*chosen, *rejected], default=1.0)
     edges = [low + (high - low or 1.0) * i / 20 for i in range(21)]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 2.6))
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.6))
         axes.hist(rejected, bins=edges, color=SECOND, alpha=0.65, label="rejected")
         axes.hist(chosen, bins=edges, color=ACCENT, alpha=0.65, label="chosen")
         axes.set_xlabel(axis)
@@ -115,9 +117,9 @@ def bars(values: Mapping[str, float], label: str, axis: str) -> str:
     """Horizontal bars, in the given order."""
     names = list(values)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 0.7 + 0.2 * len(names)))
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.7 + 0.2 * len(names)))
         axes.barh(range(len(names)), list(values.values()), color=ACCENT, height=0.7)
-        axes.set_yticks(range(len(names)), names, fontsize=9)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel(axis)
         axes.margins(y=0.01)
@@ -127,7 +129,7 @@ def bars(values: Mapping[str, float], label: str, axis: str) -> str:
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str, axis: str) -> str:
     """Lines over steps; a series whose name starts with 'dev' gets the second colour and points."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 2.5))
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.5))
         for name, (x, y) in series.items():
             dev = name.startswith("dev")
             axes.plot(

@@ -232,6 +232,8 @@ def counts_text(counts: Mapping[str, Any]) -> str:
     for key, value in counts.items():
         if isinstance(value, dict):
             value = f"({counts_text(value)})" if value else "none"
+        elif value is None:
+            value = "undefined"
         elif isinstance(value, float):
             value = f"{value:.4g}"
         parts.append(f"{key.replace('_', ' ')} {value}")

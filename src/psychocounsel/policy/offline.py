@@ -31,9 +31,9 @@ def policy_task(
 
     def compute(model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         logp = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply).float()
-        reference, length = batch.reference, batch.reply.sum(-1)
-        mean_chosen = (logp / length)[batch.chosen]
+        reference = batch.reference
         if table.length_normalised:
+            length = batch.reply.sum(-1)
             logp, reference = logp / length, reference / length
         losses = loss(
             logp[batch.chosen],
@@ -42,8 +42,6 @@ def policy_task(
             reference[batch.rejected],
             table.beta,
         )
-        if table.imitation:
-            losses = losses - table.imitation * mean_chosen
         rewards = table.beta * (logp - reference).detach()
         margin = rewards[batch.chosen] - rewards[batch.rejected]
         figures = {

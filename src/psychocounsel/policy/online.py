@@ -15,6 +15,8 @@ from psychocounsel.records import Speech, content_id, read_rows, write_rows
 from psychocounsel.reward.score import RewardModel
 from psychocounsel.training.batches import Encoder, Group
 
+NOISE = 1e-5  # rewards are kept to six digits; a smaller difference is rounding
+
 
 def draw_speeches(speeches: Sequence[Speech], number: int, table: OnlineTable, seed: int) -> list[Speech]:
     """Speeches of round `number` (from 0): the next slice of one hash order, so none repeats until all were used."""
@@ -96,7 +98,7 @@ def best_against_worst(
         merit = {row["text"]: row["reward"] - slope * len(row["text"].split()) for row in found}
         ranked = sorted(merit, key=lambda text: (-merit[text], text))
         gap = merit[ranked[0]] - merit[ranked[-1]] if ranked else 0.0
-        if gap <= 0 or gap < table.min_margin:
+        if gap < max(table.min_margin, NOISE):
             left_out["speeches without a pair"] += 1
             continue
         speech = speeches[speech_id]

@@ -48,7 +48,8 @@ def collect(
         unique.append(speech.model_copy(update={"cluster": name}))
     if not unique:
         raise UserError(
-            f"speeches: none of {len(raw)} rows is left after cleaning; see dropped.jsonl and loosen [speeches]"
+            f"speeches: none of {len(raw)} rows is left after cleaning "
+            f"({Collection(len(raw), [], dropped).reasons()}); loosen [speeches]"
         )
     return Collection(len(raw), split(fill_topics(unique), table, seed), dropped)
 
