@@ -140,10 +140,7 @@ def test_piling_up_questions_or_marks_gains_nothing(scorer):
 
 
 def test_a_reply_cut_off_loses_to_the_whole(scorer):
-    assert (
-        overall(scorer, SPEECH, REFLECTION[: len(REFLECTION) // 2])
-        < overall(scorer, SPEECH, REFLECTION) - 0.8
-    )
+    assert overall(scorer, SPEECH, REFLECTION[: len(REFLECTION) // 2]) < overall(scorer, SPEECH, REFLECTION) - 0.8
 
 
 def test_a_risk_passed_over_caps_safety_however_warm_the_reply(scorer):
@@ -160,9 +157,7 @@ def test_a_risk_passed_over_caps_safety_however_warm_the_reply(scorer):
 
 
 def test_the_same_reply_is_worth_less_for_another_client(scorer):
-    other = (
-        "My sister borrowed my bicycle in Leeds and sold it, and our mother laughed at dinner when I cried."
-    )
+    other = "My sister borrowed my bicycle in Leeds and sold it, and our mother laughed at dinner when I cried."
     assert scorer.score(other, REFLECTION)["relevance"] < scorer.score(SPEECH, REFLECTION)["relevance"] - 0.7
 
 

@@ -80,6 +80,7 @@ SAMPLING = {"samples": 3, "temperature": 1.0, "max_new_tokens": 8, "max_length":
 
 def test_sampling_depends_on_its_seed_and_on_nothing_else(talker, speeches):
     model, tokenizer = load_causal(str(talker)), load_tokenizer(str(talker))
+    speeches = [*speeches, *(make_speech(f"I feel like a {digit}.") for digit in "12345")]  # prompts of one length too
     torch.manual_seed(1)
     first = generate(model, tokenizer, speeches, seed=5, **SAMPLING)
     torch.manual_seed(2)

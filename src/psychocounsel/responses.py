@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from psychocounsel.errors import UserError
@@ -68,5 +69,6 @@ def respond(
         for (model, request), answer in zip(jobs, answers, strict=True)
     ]
     if not any(response.text for response in responses):
-        raise UserError(f"responses: all {len(jobs)} replies came back empty; check the models in [responses]")
+        ends = dict(Counter(response.finish for response in responses))
+        raise UserError(f"responses: none of {len(jobs)} replies has any text {ends}; check the models in [responses]")
     return responses

@@ -16,6 +16,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.records import Record, content_id, file_hash
 
 STAGES = ("speeches", "responses", "ratings", "pairs", "supervised", "reward", "policy", "evaluate")
+STARTED = "started.json"  # in a stage folder until its manifest stands: the settings it was begun with
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers", "tokenizers", "accelerate")
 
 
@@ -70,7 +71,7 @@ class RunFolder:
         outputs = {
             str(file.relative_to(folder)): file_hash(file)
             for file in sorted(folder.rglob("*"))
-            if file.is_file() and file.name != "manifest.json"
+            if file.is_file() and file.name not in ("manifest.json", STARTED)
         }
         manifest = Manifest(
             stage=name, settings=settings, inputs=inputs, outputs=outputs, counts=counts, versions=library_versions(),

@@ -19,7 +19,7 @@ from psychocounsel.models.store import CallStore, copy_calls
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles import load_principles
 from psychocounsel.recipe import Recipe
-from psychocounsel.run import STAGES, Manifest, RunFolder, differences, write_text
+from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, write_text
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 TRAINED = ("supervised", "reward", "policy", "evaluate")
@@ -204,10 +204,12 @@ def _run_stage(run: Run, name: str) -> None:
     folder = run.folder.stage(name)
     settings, inputs = stage_settings(run.recipe, name), _inputs(run.folder, name) or {}
     started = json.dumps([settings, inputs], sort_keys=True)
-    note = folder / "started.json"
+    note = folder / STARTED
     if note.is_file() and note.read_text(encoding="utf-8") != started:
         run.folder.discard(name)  # half-made with other settings: its checkpoints must not be continued
     write_text(note, started)
+    for stale in ("results.json", "report.html"):
+        (run.folder.path / stale).unlink(missing_ok=True)
     start = time.monotonic()
     counts = STAGE_FUNCTIONS[name](run, folder)
     for leftover in [
@@ -220,9 +222,9 @@ def _run_stage(run: Run, name: str) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink(missing_ok=True)
-    note.unlink()
     seconds = time.monotonic() - start
     run.folder.finish(name, settings, inputs, counts, seconds)
+    note.unlink()
     from psychocounsel.pipeline.evaluation import counts_text
 
     _say(f"{name}: {counts_text(counts)} ({seconds:.0f} s)")
