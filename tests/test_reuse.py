@@ -14,6 +14,9 @@ from tiny_run import (
     write_recipe,
 )
 
+from psychocounsel.models.chat import Request
+from psychocounsel.models.scripted import Scripted
+from psychocounsel.models.store import CallStore, ask_all, copy_calls
 from psychocounsel.run import STAGES, RunFolder, write_text
 
 
@@ -115,3 +118,24 @@ def test_a_second_process_on_the_same_run_gets_a_clear_error(judged, tmp_path, c
     assert first.returncode == 0, said
     assert sent(judged) == 6
     assert RunFolder(tmp_path / "tiny").manifest("ratings").counts["rated"] == 6
+
+
+def test_calls_that_are_still_in_the_log_are_taken_over_too(tmp_path):
+    model, request = Scripted(["yes"]), Request(messages=({"role": "user", "content": "Are you there?"},))
+    with CallStore(tmp_path / "a.sqlite") as open_store:
+        ask_all([(model, request)], open_store)
+        copy_calls(tmp_path / "a.sqlite", tmp_path / "b.sqlite")
+    with CallStore(tmp_path / "b.sqlite") as copied:
+        assert copied.counts() == {"done": 1}
+        assert ask_all([(model, request)], copied)[0].cached
+    assert len(model.sent) == 1
+
+
+def test_a_damaged_call_store_is_not_taken_over(tmp_path, cli):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "calls.sqlite").write_bytes(b"not a database at all" * 500)
+    code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path, "--reuse", other, "--to", "speeches")
+    assert code == 2
+    assert err.startswith(f"psychocounsel: {other / 'calls.sqlite'}: cannot be copied to ")
+    assert not (tmp_path / "tiny" / "calls.sqlite").exists()

@@ -1,8 +1,5 @@
 """What a user can get wrong: one clear line on standard error, exit code 2, and nothing finished is lost."""
 
-import os
-import subprocess
-
 import pytest
 from tiny_run import JUDGED_RECIPE, copy_run, output_hashes, use_judge_module, write_recipe
 
@@ -208,43 +205,3 @@ def test_a_runs_folder_that_is_a_file_is_named(tmp_path, cli):
     (tmp_path / "runs").write_text("")
     code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path / "runs")
     assert (code, f"{tmp_path / 'runs' / 'tiny'}: Not a directory" in one_line(err)) == (2, True)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a file system of so many KiB; `grow()` makes it large enough."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(options):
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-
-    def small(kib):
-        mount(f"size={kib}k")
-        return place, lambda: mount("remount,size=64m")
-
-    if os.name != "posix" or os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield small
-    subprocess.run(["umount", "-l", place], capture_output=True, check=False)
-
-
-@pytest.mark.parametrize("kib", [16, 200, 400, 700, 1100, 1500, 1900])
-def test_a_full_disk_loses_nothing_and_the_same_command_continues(finished, small_disk, tmp_path, cli, kib):
-    place, grow = small_disk(kib)
-    recipe, folder = write_recipe(tmp_path), RunFolder(place / "tiny")
-    code, _, err = cli("run", recipe, "--runs", place)
-    assert code == 2, err
-    line = one_line(err)
-    assert "free some" in line or "disk full?" in line
-    kept = output_hashes(folder)
-    expected = output_hashes(RunFolder(finished))
-    assert kept == {name: expected[name] for name in kept}
-    if kib in (400, 1900):
-        grow()
-        code, _, err = cli("run", recipe, "--runs", place, "--to", "policy")
-        assert code == 0, err
-        assert all(f"{name}: done before" in err for name in kept)
-        assert output_hashes(folder) == {name: expected[name] for name in STAGES[:7]}
