@@ -264,9 +264,22 @@ def test_held_out_speeches_are_drawn_by_hash_from_the_named_splits():
 
 
 def test_replies_are_made_once_and_kept(tmp_path, model_folder, speeches):
-    table = EvaluateTable(max_new_tokens=4)
+    table = EvaluateTable(max_new_tokens=4, samples=2, temperature=1.0)
     first = policy_replies({"base": str(model_folder)}, speeches, table, 256, 0, tmp_path)
-    assert set(first["base"]) == {s.id for s in speeches}
+    assert [set(sample) for sample in first["base"]] == [{s.id for s in speeches}] * 2
+    assert first["base"][0] != first["base"][1]  # two samples, not one twice
     again = policy_replies({"base": "a model that is gone"}, speeches, table, 256, 0, tmp_path)
     assert again == first
     assert {row["finish"] for _, row in read_rows(tmp_path / "replies-base.jsonl")} <= {"stop", "length"}
+
+
+def test_samples_of_a_speech_are_averaged_before_speeches_are():
+    """Two samples won and one lost make one value of 2/3, not three independent speeches."""
+    shared = {"speech_id": "s", "a": "offline", "b": "base", "judge": "j"}
+    verdicts = [
+        Verdict(**shared, sample=sample, a_first=a_first, value=value)
+        for sample, value in enumerate((1.0, 1.0, 0.0))
+        for a_first in (True, False)
+    ]
+    assert speech_values(verdicts) == {"s": pytest.approx(2 / 3)}
+    assert speech_values(verdicts[:-1]) == {"s": 1.0}  # the third sample lacks one order

@@ -131,7 +131,9 @@ def test_an_empty_reply_is_kept_as_such_and_a_cut_one_marked(speeches, store):
 
 @pytest.mark.parametrize("finish", ["stop", "refused"])
 def test_nothing_but_empty_replies_is_an_error(speeches, store, finish):
-    with pytest.raises(UserError, match=rf"none of {len(speeches)} replies has any text .*{finish}.*check .*\[responses\]"):
+    with pytest.raises(
+        UserError, match=rf"none of {len(speeches)} replies has any text .*{finish}.*check .*\[responses\]"
+    ):
         respond(speeches, [Finishing(" ", finish)], ResponsesTable(), store, 0)
 
 

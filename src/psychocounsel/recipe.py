@@ -184,6 +184,9 @@ class EvaluateTable(Table):
     judges: list[str] = Field(default=["embedded"], min_length=1)
     speeches: list[str] = Field(default=["arena", "test"], description="splits whose speeches the policies answer")
     limit: Positive | None = None
+    samples: Positive = Field(
+        default=1, description="replies of each policy per speech; more of them narrow the intervals"
+    )
     temperature: Annotated[float, Field(ge=0)] = 0.7
     max_new_tokens: Positive = 512
     tie: Annotated[float, Field(ge=0)] = Field(

@@ -133,6 +133,7 @@ class Verdict(Record):
     a: str
     b: str
     judge: str
+    sample: int = 0
     a_first: bool
     value: Annotated[float, Field(ge=0, le=1)] | None
     principles: dict[str, float] = Field(default_factory=dict)

@@ -24,6 +24,7 @@ class Contest:
     b: str
     replies_a: Mapping[str, str]
     replies_b: Mapping[str, str]
+    sample: int = 0
 
 
 def hold(
@@ -69,23 +70,23 @@ async def _verdict(
             value = None if value is None else 1 - value
             by_principle = {key: 1 - number for key, number in by_principle.items()}
     return Verdict(
-        speech_id=speech.id, a=contest.a, b=contest.b, judge=judge.name, a_first=a_first, value=value,
-        principles=by_principle, words_a=len(a.split()), words_b=len(b.split()), call_id=call_id,
+        speech_id=speech.id, a=contest.a, b=contest.b, judge=judge.name, sample=contest.sample, a_first=a_first,
+        value=value, principles=by_principle, words_a=len(a.split()), words_b=len(b.split()), call_id=call_id,
     )  # fmt: skip
 
 
 def speech_values(verdicts: Sequence[Verdict], principle: str = "") -> dict[str, float]:
-    """One value per speech: the mean over judges of the mean over both orders.
+    """One value per speech: the mean over judges and samples of the mean over both orders.
 
-    A judge counts for a speech only with both orders answered; speeches without any such judge are missing.
+    A judge counts for a sample only with both orders answered; speeches without any such judge are missing.
     """
-    found: dict[tuple[str, str], dict[bool, float]] = defaultdict(dict)
+    found: dict[tuple[str, str, int], dict[bool, float]] = defaultdict(dict)
     for verdict in verdicts:
         value = verdict.principles.get(principle) if principle else verdict.value
         if value is not None:
-            found[verdict.speech_id, verdict.judge][verdict.a_first] = value
+            found[verdict.speech_id, verdict.judge, verdict.sample][verdict.a_first] = value
     by_speech: dict[str, list[float]] = defaultdict(list)
-    for (speech_id, _), orders in found.items():
+    for (speech_id, _, _), orders in found.items():
         if len(orders) == 2:
             by_speech[speech_id].append(sum(orders.values()) / 2)
     return {speech_id: sum(values) / len(values) for speech_id, values in by_speech.items()}

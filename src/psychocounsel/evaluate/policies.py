@@ -26,9 +26,12 @@ def policy_replies(
     max_length: int,
     seed: int,
     folder: Path,
-) -> dict[str, dict[str, str]]:
-    """Reply text by policy and speech id. `policies` maps names to model folders; finished files are used again."""
-    replies = {}
+) -> dict[str, list[dict[str, str]]]:
+    """By policy, for each sample: reply text by speech id. `policies` maps names to model folders.
+
+    Finished files are used again.
+    """
+    replies: dict[str, list[dict[str, str]]] = {}
     for name, place in policies.items():
         path = folder / f"replies-{name}.jsonl"
         if not path.is_file():
@@ -37,7 +40,7 @@ def policy_replies(
                 model,
                 tokenizer,
                 speeches,
-                samples=1,
+                samples=table.samples,
                 temperature=table.temperature,
                 max_new_tokens=table.max_new_tokens,
                 max_length=max_length,
@@ -45,9 +48,12 @@ def policy_replies(
                 label=f"replies {name}",
             )
             rows = (
-                {"speech_id": speech.id, "text": text, "finish": finish}
-                for speech, [(text, finish)] in zip(speeches, made, strict=True)
+                {"speech_id": speech.id, "sample": sample, "text": text, "finish": finish}
+                for speech, found in zip(speeches, made, strict=True)
+                for sample, (text, finish) in enumerate(found)
             )
             write_rows(path, rows)
-        replies[name] = {row["speech_id"]: row["text"] for _, row in read_rows(path)}
+        replies[name] = [dict[str, str]() for _ in range(table.samples)]
+        for _, row in read_rows(path):
+            replies[name][row["sample"]][row["speech_id"]] = row["text"]
     return replies

@@ -47,11 +47,19 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     matches = [(candidate, names[0]) for candidate in names[1:]] + ([(names[2], names[1])] if len(names) > 2 else [])
     tables = []
     for a, b in matches:
-        verdicts = hold(Contest(a, b, replies[a], replies[b]), chosen, judges, run.principles, run.store)
+        verdicts = [
+            verdict
+            for sample in range(table.samples)
+            for verdict in hold(
+                Contest(a, b, replies[a][sample], replies[b][sample], sample), chosen, judges, run.principles, run.store
+            )
+        ]
         write_records(folder / f"verdicts-{a}-{b}.jsonl", verdicts)
         tables.append(contest_table(verdicts, speeches, run.principles, table, seed))
         figures[f"winrate.{a}_vs_{b}"] = _win_rate(run, verdicts, speeches)
-    write_rows(folder / "samples.jsonl", _samples(chosen, replies, judges, run))
+    write_rows(
+        folder / "samples.jsonl", _samples(chosen, {name: found[0] for name, found in replies.items()}, judges, run)
+    )
     write_text(folder / "contests.json", json.dumps(tables, indent=1))
     write_text(
         folder / "figures.json",
