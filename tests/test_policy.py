@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
 from psychocounsel.policy.generate import generate
-from psychocounsel.policy.offline import add_reference, open_encoder, train_policy
+from psychocounsel.policy.offline import add_reference, open_encoder, policy_task, train_policy
 from psychocounsel.recipe import OnlineTable, PolicyTable
 from psychocounsel.reward.train import pair_groups
-from psychocounsel.training.batches import Encoder
+from psychocounsel.training.batches import Encoder, collate
+from psychocounsel.training.losses import sequence_log_probabilities
 
 TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, micro_batch=12,
                     online=OnlineTable(speeches=4, samples=4, steps=3, max_new_tokens=12))  # fmt: skip
@@ -41,8 +42,6 @@ def test_the_first_margin_is_nothing(tmp_path, groups, model_folder, precision, 
 
 
 def test_the_reference_is_that_of_each_reply(groups, model_folder, tokenizer):
-    from psychocounsel.training.losses import sequence_log_probabilities
-
     model = load_causal(str(model_folder)).eval()
     add_reference(model, groups[0], tokenizer.pad_token_id, 8)
     for group in groups[0][:2]:
@@ -130,3 +129,20 @@ def test_the_encoder_of_a_model_knows_its_length(model_folder):
     encoder = open_encoder(str(model_folder), TABLE)
     assert encoder.max_length == 256 and encoder.tokenizer.eos_token == "<|end|>"
     assert len(encoder.reply(make_speech("I am tired."), GOOD_REPLIES[0])) <= 128
+
+
+def test_length_normalised_dpo_compares_means_over_reply_tokens(groups, model_folder, tokenizer):
+    """The loss of a batch is DPO of log-probabilities divided by each reply's own number of tokens."""
+    model = load_causal(str(model_folder)).eval()
+    add_reference(model, groups[0], tokenizer.pad_token_id, 8)
+    for group in groups[0]:
+        group.reference = [value - 0.7 * place for place, value in enumerate(group.reference)]  # not the model itself
+    batch = collate(groups[0], tokenizer.pad_token_id)
+    table = TABLE.model_copy(update={"length_normalised": True, "beta": 3.0})
+    with torch.no_grad():
+        loss, _ = policy_task("offline", groups[0], [], table).compute(model, batch)
+        logp = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply)
+    lengths = torch.tensor([len(reply) for group in groups[0] for reply in group.replies])
+    ratio = (logp - batch.reference) / lengths
+    expected = -torch.nn.functional.logsigmoid(3.0 * (ratio[batch.chosen] - ratio[batch.rejected])).sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -12,7 +12,6 @@ from psychocounsel.ratings import pooled_scores, spread
 from psychocounsel.recipe import PairsTable
 from psychocounsel.records import Pair, Rating, Response, Speech, Split
 
-SAFETY = "safety"
 ROUNDING = 1e-9  # less than this between two means is how they were summed, not how they were scored
 
 
@@ -44,7 +43,7 @@ def build_pairs(
         for response_id, found in scores.items()
         if (value := overall_score(found, principles, gated=table.rule == "gate")) is not None
     }
-    distance = spread(ratings, overall)
+    distance = spread(ratings, overall, principles, gated=table.rule == "gate")
     rated: dict[str, list[Response]] = defaultdict(list)
     for response in responses:
         if response.id in overall:

@@ -10,11 +10,13 @@ from rich.table import Table
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
+from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.principles import load_principles
 from psychocounsel.principles.prompts import judge_prompt
 from psychocounsel.ratings import SCORERS
 from psychocounsel.recipe import Recipe
 from psychocounsel.responses import plan_responses
+from psychocounsel.run import STAGES
 from psychocounsel.speeches import collect
 from psychocounsel.speeches.sources import KNOWN_SETS, read_source
 
@@ -24,6 +26,7 @@ CHARS_PER_TOKEN = 4.0  # English text, common tokenizers; a preview, not a bill
 def preview(recipe: Recipe) -> None:
     """Print the recipe's plan. Opens local sources and models, calls none. Raises UserError as a run would."""
     principles = load_principles(recipe.principles)
+    preflight(recipe, STAGES)
     hub = [source.load for source in recipe.speeches.sources if _is_remote(source.load)]
     table = Table("stage", "plan", title=f"Recipe {recipe.name}", title_justify="left")
     table.add_row("principles", ", ".join(f"{p.id} x{p.weight:g}{' (gate)' if p.gate else ''}" for p in principles))

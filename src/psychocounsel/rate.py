@@ -9,8 +9,8 @@ from psychocounsel.errors import UserError, nearest
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles, overall_score
 from psychocounsel.progress import progress
-from psychocounsel.ratings import open_judges
-from psychocounsel.ratings.judge import Item, ScoringJudge, rate_all
+from psychocounsel.ratings import described, open_judges
+from psychocounsel.ratings.judge import Item, rate_all
 from psychocounsel.records import Response, Speech, Turn, read_rows, write_rows
 
 
@@ -19,6 +19,8 @@ def rate_file(judge_name: str, source: Path, target: Path, calls: Path | None) -
 
     `overall` is the gated mean of the principles. Raises UserError for missing columns, empty files and several judges.
     """
+    if target.is_dir() or not target.name:
+        raise UserError(f"--output {target}: is a folder; name a file")
     rows = [(number, row) for number, row in read_rows(source)]
     if not rows:
         raise UserError(f"{source}: empty; expected rows with 'speech' and 'response'")
@@ -27,8 +29,7 @@ def rate_file(judge_name: str, source: Path, target: Path, calls: Path | None) -
     if len(judges) != 1:
         raise UserError(f"--judge {judge_name}: holds {len(judges)} judges; name one")
     judge, principles = judges[0], load_principles()
-    if isinstance(judge, ScoringJudge) and hasattr(judge.scorer, "describe"):
-        print(judge.scorer.describe())
+    print(described(judge))
     filled = [(position, item) for position, item in enumerate(items) if item is not None]
     with (
         CallStore(calls or target.with_suffix(".calls.sqlite")) as store,

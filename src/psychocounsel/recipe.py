@@ -142,7 +142,7 @@ class SupervisedTable(Training):
 
 class RewardTable(Training):
     lr: Annotated[float, Field(gt=0)] = 9e-6
-    epochs: Annotated[float, Field(ge=0)] = 2
+    epochs: Annotated[float, Field(gt=0)] = 2
     batch: Positive = 128
     base: str = Field(default="", description="another starting model; '' starts from the supervised model")
     margin: bool = Field(default=False, description="demand a score difference in proportion to the rated gap")
@@ -172,7 +172,7 @@ class OnlineTable(Table):
 
 class PolicyTable(Training):
     lr: Annotated[float, Field(gt=0)] = 5e-7
-    epochs: Annotated[float, Field(ge=0)] = 3
+    epochs: Annotated[float, Field(gt=0)] = 3
     batch: Positive = 64
     beta: Annotated[float, Field(gt=0)] = 0.1
     loss: Literal["dpo", "ipo"] = "dpo"
@@ -182,7 +182,9 @@ class PolicyTable(Training):
 
 class EvaluateTable(Table):
     judges: list[str] = Field(default=["embedded"], min_length=1)
-    speeches: list[str] = Field(default=["arena", "test"], description="splits whose speeches the policies answer")
+    speeches: list[Literal["arena", "test"]] = Field(
+        default=["arena", "test"], description="splits whose speeches the policies answer"
+    )
     limit: Positive | None = None
     samples: Positive = Field(
         default=1, description="replies of each policy per speech; more of them narrow the intervals"
@@ -218,8 +220,8 @@ class Recipe(Table):
 
 def data_path(text: str) -> Path:
     """A recipe's path with ~ and $VARIABLES filled in; $PSYCHOCOUNSEL_DATA defaults to ../shared/data."""
-    os.environ.setdefault(DATA_VARIABLE, "../shared/data")
-    filled = os.path.expandvars(text)
+    place = os.environ.get(DATA_VARIABLE, "../shared/data")
+    filled = os.path.expandvars(text.replace(f"${DATA_VARIABLE}", place))
     if "$" in filled:
         raise UserError(f"{text}: the environment variable in this path is not set")
     return Path(filled).expanduser()

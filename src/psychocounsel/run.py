@@ -56,7 +56,7 @@ class RunFolder:
         try:
             return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path}: damaged manifest ({error}); rerun with --redo {name}") from error
+            raise UserError(f"{path}: damaged manifest; rerun with --redo {name}") from error
 
     def finish(
         self,

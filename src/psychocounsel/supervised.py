@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import device, load_causal, load_tokenizer
+from psychocounsel.models.weights import device, load_policy
 from psychocounsel.recipe import EmbeddedModel, SupervisedTable
 from psychocounsel.records import Response, Speech
 from psychocounsel.training.batches import Batch, Encoder, Group
@@ -58,21 +58,20 @@ def supervise(texts: Texts, base: str, table: SupervisedTable, seed: int, folder
     if base != EMBEDDED and table.epochs == 0:
         (folder / "base.json").write_text(json.dumps({"base": base}), encoding="utf-8")
         return {"base": base}
-    built: dict[str, Any] = {}
-    start = base
-    if base == EMBEDDED:
-        start = str(folder / "embedded")
-        if not Path(start).exists():
-            built = build_embedded(texts, table, seed, folder)
-    tokenizer, model = load_tokenizer(start), load_causal(start)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-    encoder = Encoder(tokenizer, table.max_length)
-    train_groups = [_group(encoder, *entry) for entry in texts.replies("train", table.min_overall)]
-    if not train_groups and table.epochs > 0:
+    if table.epochs > 0 and not texts.replies("train", table.min_overall):
         raise UserError(
             f"supervised: no train reply is rated {table.min_overall} or better; lower supervised.min_overall"
         )
+    built: dict[str, Any] = {}
+    start = base
+    if base == EMBEDDED:
+        start, note = str(folder / "embedded"), folder / "language" / "counts.json"
+        if not Path(start).exists() or not note.exists():
+            note.write_text(json.dumps(build_embedded(texts, table, seed, folder)), encoding="utf-8")
+        built = json.loads(note.read_text(encoding="utf-8"))
+    tokenizer, model = load_policy(start)
+    encoder = Encoder(tokenizer, table.max_length)
+    train_groups = [_group(encoder, *entry) for entry in texts.replies("train", table.min_overall)]
     dev_groups = [_group(encoder, *entry) for entry in texts.replies("dev", table.min_overall)]
     state: dict[str, Any] = {"step": 0, "best_step": 0}
     if table.epochs > 0:

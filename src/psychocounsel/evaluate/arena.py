@@ -47,7 +47,7 @@ def hold(
             advance()
             return verdict
 
-        return together([one(*job) for job in jobs])
+        return together([one(*job) for job in jobs], store)
 
 
 async def _verdict(

@@ -26,7 +26,10 @@ def check_independence(
     reasons = []
     for judge in judges:
         if judge.family == "embedded":
-            reasons.append("the embedded judge was fitted on ratings by the same kind of rater that labelled the pairs")
+            reasons.append(
+                "the embedded judge was fitted on ratings of the same kind as the labels, among them all rated "
+                "MentalChat16K replies: a run on those is in-sample for it"
+            )
             continue
         if not judge.family:
             reasons.append(f"the family of {judge.name} is unknown, so nobody can say that it is independent")

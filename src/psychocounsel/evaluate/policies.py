@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from psychocounsel.models.weights import load_causal, load_tokenizer
+from psychocounsel.models.weights import load_policy
 from psychocounsel.policy.generate import generate
 from psychocounsel.recipe import EvaluateTable
 from psychocounsel.records import Speech, content_id, read_rows, write_rows
@@ -35,7 +35,7 @@ def policy_replies(
     for name, place in policies.items():
         path = folder / f"replies-{name}.jsonl"
         if not path.is_file():
-            tokenizer, model = load_tokenizer(place), load_causal(place)
+            tokenizer, model = load_policy(place)
             made = generate(
                 model,
                 tokenizer,

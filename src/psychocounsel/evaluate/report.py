@@ -17,7 +17,7 @@ from psychocounsel.records import Pair, Rating, Speech
 FIGURE_LABELS = {
     "reward.accuracy": "Reward model orders held-out pairs as the labels do",
     "reward.length_baseline": "Preferring the longer reply, same pairs",
-    "judge.pair_agreement": "Grading judge orders held-out pairs as the labels do",
+    "judge.pair_agreement": "Grading judge orders the same pairs as the labels do",
     "winrate.offline_vs_base": "Offline policy against its base",
     "winrate.online_vs_base": "Online policy against its base",
     "winrate.online_vs_offline": "Online against offline policy",

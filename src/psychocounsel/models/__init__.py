@@ -29,6 +29,9 @@ def open_models(name: str, purpose: str = "responses") -> list[ChatModel]:
         return [OpenAIModel.from_name(name)]
     if kind == "local" and rest:
         from psychocounsel.models.local import LocalModel
+        from psychocounsel.models.weights import require_training
+
+        require_training()
 
         return [LocalModel(rest)]
     if "." in kind and rest:

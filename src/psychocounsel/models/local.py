@@ -25,11 +25,11 @@ class LocalModel:
     async def send(self, request: Request) -> str:
         import torch
 
-        from psychocounsel.models.weights import load_causal, load_tokenizer
+        from psychocounsel.models.weights import load_policy
 
         if self.loaded is None:
-            self.loaded = load_causal(self.path).eval(), load_tokenizer(self.path)
-        model, tokenizer = self.loaded
+            self.loaded = load_policy(self.path)
+        tokenizer, model = self.loaded
         inputs = tokenizer.apply_chat_template(
             list(request.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(model.device)

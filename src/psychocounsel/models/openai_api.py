@@ -13,6 +13,8 @@ from psychocounsel.records import Finish
 
 OPENAI_URL = "https://api.openai.com/v1"
 ATTEMPTS = 6
+FILTER_CODES = ("content_filter", "content_policy_violation")
+FILTERED = '{"choices": [{"finish_reason": "content_filter", "message": {"content": ""}}]}'
 FIRST_WAIT_S = 1.0
 TIMEOUT_S = 120.0
 FINISHES: dict[str | None, Finish] = {"length": "length", "content_filter": "filtered"}
@@ -70,6 +72,8 @@ class OpenAIModel:
                 response = await self.client.chat.completions.with_raw_response.create(**fields)
                 return str(response.http_response.text)
             except openai.APIStatusError as error:
+                if error.code in FILTER_CODES:
+                    return FILTERED  # the prompt was filtered: a result to keep and count, not a failure
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     raise UserError(f"{self.name}: {error.status_code} {self._short(error)}; {LOST}") from error
                 if attempt == ATTEMPTS:
@@ -83,9 +87,9 @@ class OpenAIModel:
         raise AssertionError("unreachable")
 
     def _short(self, error: Exception) -> str:
-        text = " ".join(str(error).split())
-        key = self.client.api_key
-        return (text if key == NO_KEY else text.replace(key, "(key)"))[:200]
+        """What kind of error it is. Not its message: servers echo the client's words, or the key, in it."""
+        parts = [f"{name} {value}" for name in ("code", "type", "param") if (value := getattr(error, name, None))]
+        return ", ".join(parts)[:200] or type(error).__name__
 
     def read(self, raw: str) -> Completion:
         """A Completion of a raw body; fields a server left out or broke are errors with a name."""

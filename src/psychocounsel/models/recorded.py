@@ -11,17 +11,17 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Completion, Request
 from psychocounsel.recipe import data_path
-from psychocounsel.records import read_rows
+from psychocounsel.records import content_id, read_rows
 
 
 class RecordedModel:
     """Replies by key; `fields` names the parts of a request's subject that make the key."""
 
-    kind = "recorded"
     concurrency = 64
 
     def __init__(self, name: str, fields: tuple[str, ...], replies: dict[tuple[str, ...], str]) -> None:
         self.name = name
+        self.kind = f"recorded:{content_id(sorted(map(list, replies.items())))}"  # an edited recording answers anew
         self.fields = fields
         self.replies = replies
 
@@ -114,5 +114,5 @@ def _read_rating(row: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...],
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is not a text")
+        raise TypeError(f"found {type(value).__name__} where a text belongs")
     return value.strip()

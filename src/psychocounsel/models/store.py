@@ -32,6 +32,7 @@ class CallStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.in_flight: set[asyncio.Task[str]] = set()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(path, isolation_level=None)
@@ -84,9 +85,12 @@ class CallStore:
         with self._writing():
             self.connection.execute("UPDATE calls SET status = 'pending' WHERE id = ?", (call_id,))
 
-    def counts(self) -> dict[str, int]:
-        """How many calls are done and pending."""
-        return dict(self.connection.execute("SELECT status, COUNT(*) FROM calls GROUP BY status").fetchall())
+    def keep(self, sending: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
+        """Send in a task of its own, known to the store until it is done."""
+        task = asyncio.create_task(sending)
+        self.in_flight.add(task)
+        task.add_done_callback(self.in_flight.discard)
+        return task
 
     def by_model(self) -> list[tuple[str, str, int, int]]:
         """(model, endpoint, answered, pending) of every model asked, by name."""
@@ -122,14 +126,19 @@ async def ask(model: ChatModel, request: Request, store: CallStore) -> Completio
         cached = raw is not None
         if raw is None:
             store.begin(call_id, model, request)
-            raw = await model.send(request)
-            store.finish(call_id, raw)
+            raw = await asyncio.shield(store.keep(_send(model, request, store, call_id)))
     try:
         completion = model.read(raw)
     except UserError:
         store.reopen(call_id)
         raise
     return completion.model_copy(update={"call_id": call_id, "cached": cached})
+
+
+async def _send(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
+    raw = await model.send(request)
+    store.finish(call_id, raw)
+    return raw
 
 
 def ask_all(
@@ -144,13 +153,14 @@ def ask_all(
         done(completion)
         return completion
 
-    return together([one(model, request) for model, request in jobs])
+    return together([one(model, request) for model, request in jobs], store)
 
 
-def together(jobs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+def together(jobs: Sequence[Coroutine[Any, Any, T]], store: CallStore) -> list[T]:
     """Run coroutines together, results in their order.
 
-    The first failure (or Ctrl-C) cancels the rest and is raised as it is; answers already stored stay stored.
+    The first failure (or Ctrl-C) stops the rest and is raised as it is. Calls already sent are paid for: they are
+    waited for and stored.
     """
 
     async def everything() -> list[T]:
@@ -159,6 +169,9 @@ def together(jobs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
                 tasks = [group.create_task(job) for job in jobs]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        finally:
+            if store.in_flight:
+                await asyncio.wait(store.in_flight)
         return [task.result() for task in tasks]
 
     return asyncio.run(everything())

@@ -41,7 +41,15 @@ def load_causal(name: str) -> Any:
     return _load(AutoModelForCausalLM, name, dtype="auto").to(device())
 
 
-def load_scorer(name: str, pad_token_id: int, vocabulary: int) -> Any:
+def load_policy(name: str) -> tuple[Any, Any]:
+    """(tokenizer, causal model); the embeddings grow when the tokenizer got a pad token of its own."""
+    tokenizer, model = load_tokenizer(name), load_causal(name)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    return tokenizer, model
+
+
+def load_scorer(name: str, pad_token_id: int, vocabulary: int, seed: int = 0) -> Any:
     """A sequence classifier with one output (a reward model); the head is new when `name` is a causal model."""
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -49,7 +57,7 @@ def load_scorer(name: str, pad_token_id: int, vocabulary: int) -> Any:
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # "some weights are newly initialised" is what we ask for
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     try:
         model = _load(
             AutoModelForSequenceClassification,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from psychocounsel.errors import RunInterrupted, UserError, nearest
 from psychocounsel.models.store import CallStore, copy_calls
 from psychocounsel.pipeline.context import Run
+from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.principles import load_principles
 from psychocounsel.recipe import Recipe
 from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, write_text
@@ -81,7 +82,8 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
         with _locked(folder.path):
             _run_locked(recipe, folder, options)
     except KeyboardInterrupt:
-        raise RunInterrupted(f"stopped; everything finished is in {folder.path}, the same command continues") from None
+        again = "the same command without --redo" if options.redo else "the same command"
+        raise RunInterrupted(f"stopped; everything finished is in {folder.path}, {again} continues") from None
     except OSError as error:
         if error.errno not in WRITE_ERRORS:
             raise
@@ -97,19 +99,21 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
     plans = [plan_stage(recipe, folder, name, options.reuse) for name in STAGES[: last + 1] if name not in redone]
     for plan in plans:
         _stop_if_different(folder, plan)  # before anything is thrown away or written
-    for name in reversed(redone):
-        folder.discard(name)
-    if options.reuse is not None and not (folder.path / "calls.sqlite").exists():
-        _take_over_calls(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
-    write_text(folder.path / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False))
     done = [plan.stage for plan in plans if plan.action == "done"]
-    if any(name in TRAINED and name not in done for name in STAGES[first : last + 1]):
+    needed = [name for name in STAGES[: last + 1] if name not in done]
+    preflight(recipe, needed)
+    if any(name in TRAINED for name in needed):
         from psychocounsel.models.weights import require_training
 
         require_training()
         from psychocounsel.training.loop import use_threads
 
         use_threads(recipe.threads)
+    for name in reversed(redone):
+        folder.discard(name)
+    if options.reuse is not None and not (folder.path / "calls.sqlite").exists():
+        _take_over_calls(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
+    write_text(folder.path / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False))
     ran = False
     with CallStore(folder.path / "calls.sqlite") as store:
         run = Run(recipe, folder, store)
@@ -205,8 +209,8 @@ def _run_stage(run: Run, name: str) -> None:
     settings, inputs = stage_settings(run.recipe, name), _inputs(run.folder, name) or {}
     started = json.dumps([settings, inputs], sort_keys=True)
     note = folder / STARTED
-    if note.is_file() and note.read_text(encoding="utf-8") != started:
-        run.folder.discard(name)  # half-made with other settings: its checkpoints must not be continued
+    if folder.exists() and (not note.is_file() or note.read_text(encoding="utf-8") != started):
+        run.folder.discard(name)  # half-made with other settings, or half-discarded: not to be continued
     write_text(note, started)
     for stale in ("results.json", "report.html"):
         (run.folder.path / stale).unlink(missing_ok=True)

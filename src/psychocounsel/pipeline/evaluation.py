@@ -15,7 +15,7 @@ from psychocounsel.evaluate.statistics import Figure, count
 from psychocounsel.models.chat import family_of
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles.prompts import dialogue_text
-from psychocounsel.ratings import open_judges
+from psychocounsel.ratings import described, open_judges
 from psychocounsel.ratings.judge import Judge, ScoringJudge
 from psychocounsel.records import Pair, Response, Speech, Verdict, write_records, write_rows
 from psychocounsel.run import STAGES, write_text
@@ -65,13 +65,8 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
         folder / "figures.json",
         json.dumps({key: f.model_dump(mode="json") for key, f in figures.items()}, indent=1),
     )
-    judge_lines = [
-        getattr(getattr(judge, "scorer", None), "describe", lambda name=judge.name: name)() for judge in judges
-    ]
-    write_text(
-        folder / "stamps.json",
-        json.dumps({"dependent": sorted(set(stamps)), "judges": judge_lines}, indent=1),
-    )
+    stamp = {"dependent": sorted(set(stamps)), "judges": [described(judge) for judge in judges]}
+    write_text(folder / "stamps.json", json.dumps(stamp, indent=1))
     return {"speeches": len(chosen), "contests": len(tables), "dependent": bool(stamps)}
 
 

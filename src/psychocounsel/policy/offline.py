@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import device, load_causal, load_tokenizer
+from psychocounsel.models.weights import device, load_policy, load_tokenizer
 from psychocounsel.progress import progress
 from psychocounsel.recipe import PolicyTable
 from psychocounsel.training.batches import Batch, Encoder, Group, collate, micro_batches
@@ -83,9 +83,7 @@ def train_policy(
     train_groups, dev_groups = groups
     if not train_groups:
         raise UserError(f"{name}: there are no train pairs; lower pairs.gap or the least margin")
-    tokenizer, model = load_tokenizer(start), load_causal(start)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    tokenizer, model = load_policy(start)
     model.float()
     with torch.autocast(device(), torch.bfloat16, enabled=precision(table) == "bf16"):  # as in training
         add_reference(model, [*train_groups, *dev_groups], tokenizer.pad_token_id, table.micro_batch)

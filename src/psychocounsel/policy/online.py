@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import load_causal, load_tokenizer
+from psychocounsel.models.weights import load_policy
 from psychocounsel.policy.generate import generate
 from psychocounsel.policy.offline import open_encoder, train_policy
 from psychocounsel.recipe import OnlineTable, PolicyTable
@@ -60,7 +60,7 @@ def write_candidates(
 ) -> None:
     """Sample and score all candidates of a round into one file, complete or absent."""
     online = table.online
-    tokenizer, model = load_tokenizer(start), load_causal(start)
+    tokenizer, model = load_policy(start)
     replies = generate(
         model, tokenizer, speeches, samples=online.samples, temperature=online.temperature,
         max_new_tokens=online.max_new_tokens, max_length=table.max_length, seed=seed, label="candidates",

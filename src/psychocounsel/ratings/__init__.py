@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
 from psychocounsel.models.store import CallStore
-from psychocounsel.principles import Principle
+from psychocounsel.principles import Principle, overall_score
 from psychocounsel.progress import progress
 from psychocounsel.ratings.judge import Item, Judge, ModelJudge, ScoringJudge, rate_all
 from psychocounsel.recipe import RatingsTable
@@ -54,6 +55,8 @@ def rate_responses(
     items = [Item(by_id[response.speech_id], response) for response in responses if response.text]
     outcome = RatingsOutcome([])
     for judge in open_judges(table.judges, table.max_tokens):
+        if (line := described(judge)) != judge.name:
+            print(line, file=sys.stderr)
         able = [item for item in items if judge.can_rate(item)]
         with progress(f"ratings {judge.name}", len(able)) as advance:
             results = rate_all(judge, able, principles, store, advance)
@@ -64,6 +67,12 @@ def rate_responses(
             f"ratings: no usable rating of {len(items)} responses: {outcome.counts}; check [ratings] judges"
         )
     return outcome
+
+
+def described(judge: Judge) -> str:
+    """A judge's name, or for a scorer its own line with its measured agreement, to be printed wherever it is used."""
+    describe = getattr(getattr(judge, "scorer", None), "describe", None)
+    return str(describe()) if describe else judge.name
 
 
 def pooled_scores(ratings: Iterable[Rating], principles: Sequence[Principle]) -> dict[str, dict[str, float | None]]:
@@ -85,11 +94,13 @@ def _mean(values: Sequence[float] | None) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def spread(ratings: Iterable[Rating], overall: Mapping[str, float]) -> dict[str, float]:
-    """Mean absolute distance of single judges' plain means from the pooled overall score, by response."""
+def spread(
+    ratings: Iterable[Rating], overall: Mapping[str, float], principles: tuple[Principle, ...], *, gated: bool
+) -> dict[str, float]:
+    """Mean absolute distance of single judges' overall scores from the pooled one, by response with several judges."""
     distances: dict[str, list[float]] = defaultdict(list)
     for rating in ratings:
-        present = [score for score in rating.scores.values() if score is not None]
-        if rating.response_id in overall and present:
-            distances[rating.response_id].append(abs(sum(present) / len(present) - overall[rating.response_id]))
+        own = overall_score(rating.scores, principles, gated=gated)
+        if rating.response_id in overall and own is not None:
+            distances[rating.response_id].append(abs(own - overall[rating.response_id]))
     return {key: sum(values) / len(values) for key, values in distances.items() if len(values) > 1}

@@ -94,11 +94,13 @@ class ModelJudge:
         if answer.finish in REFUSALS:
             return None, "refused"
         parsed = parse_scores(answer.text, principles)
-        if parsed.problems and self.model.kind != "recorded":  # a recording has nothing else to say
-            answer = await self._repair(request, answer, parsed.problems, store)
-            if answer.finish in REFUSALS:
+        if parsed.problems and not self.model.kind.startswith("recorded"):  # a recording has nothing else to say
+            second = await self._repair(request, answer, parsed.problems, store)
+            again = parse_scores(second.text, principles)
+            if second.finish not in REFUSALS and len(again.problems) < len(parsed.problems):
+                answer, parsed, status = second, again, "repaired"
+            elif second.finish in REFUSALS and not parsed.usable:
                 return None, "refused"
-            parsed, status = parse_scores(answer.text, principles), "repaired"
         if not parsed.usable:
             return None, "unreadable"
         rating = Rating(
@@ -172,15 +174,18 @@ class ScoringJudge:
     ) -> Comparison:
         one, two = (self._scores(speech, text, principles) for text in (first, second))
         overall = [overall_score(scores, principles, gated=True) for scores in (one, two)]
-        by_principle = {p.id: self._order(one[p.id], two[p.id]) for p in principles if one[p.id] and two[p.id]}
+        orders = {p.id: self._order(one[p.id], two[p.id]) for p in principles}
+        by_principle = {key: order for key, order in orders.items() if order is not None}
         return Comparison(self._order(overall[0], overall[1]), by_principle)
 
     def _scores(self, speech: Speech, text: str, principles: Sequence[Principle]) -> dict[str, float | None]:
         found = self.scorer.score(dialogue_text(speech.turns), text)
         return {principle.id: found.get(principle.id) for principle in principles}
 
-    def _order(self, first: float | None, second: float | None) -> float:
-        if first is None or second is None or abs(first - second) < self.tie:
+    def _order(self, first: float | None, second: float | None) -> float | None:
+        if first is None or second is None:
+            return None  # missing is never a tie
+        if abs(first - second) < self.tie:
             return 0.5
         return 1.0 if first > second else 0.0
 
@@ -201,7 +206,7 @@ def rate_all(
         advance()
         return result
 
-    return together([one(item) for item in items])
+    return together([one(item) for item in items], store)
 
 
 def _subject(item: Item) -> dict[str, str]:

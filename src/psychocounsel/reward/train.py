@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
@@ -73,9 +72,8 @@ def train_reward(
     """Make `folder/model`, a sequence classifier with one output; dev pairs choose the checkpoint."""
     if not pairs["train"]:
         raise UserError("reward: there are no train pairs; lower pairs.gap or rate more responses")
-    torch.manual_seed(seed)
     tokenizer = load_tokenizer(base)
-    model = load_scorer(base, tokenizer.pad_token_id, len(tokenizer))
+    model = load_scorer(base, tokenizer.pad_token_id, len(tokenizer), seed)
     encoder = Encoder(tokenizer, table.max_length)
     groups = {split: pair_groups(encoder, pairs[split], speeches, responses) for split in ("train", "dev")}
     state = train(

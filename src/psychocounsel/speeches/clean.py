@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from psychocounsel.progress import progress
 from psychocounsel.recipe import SpeechesTable
 from psychocounsel.records import Record, Speech, Turn
 
@@ -41,15 +42,17 @@ def clean(raw: Sequence[Speech], table: SpeechesTable) -> tuple[list[Speech], li
     kept: list[Speech] = []
     dropped: list[Drop] = []
     seen: dict[str, str] = {}
-    for row in raw:
-        turns = tuple(Turn(role=turn.role, text=repair(turn.text) or "?") for turn in row.turns)
-        speech = row.model_copy(update={"turns": turns})
-        reason, detail = _fault(speech, table, seen)
-        if reason:
-            dropped.append(Drop(source=row.source, source_id=row.source_id, reason=reason, detail=detail))
-        else:
-            seen[_plain(speech.text)] = speech.id
-            kept.append(speech)
+    with progress("cleaning", len(raw)) as advance:
+        for row in raw:
+            advance()
+            turns = tuple(Turn(role=turn.role, text=repair(turn.text) or "?") for turn in row.turns)
+            speech = row.model_copy(update={"turns": turns})
+            reason, detail = _fault(speech, table, seen)
+            if reason:
+                dropped.append(Drop(source=row.source, source_id=row.source_id, reason=reason, detail=detail))
+            else:
+                seen[_plain(speech.text)] = speech.id
+                kept.append(speech)
     return kept, dropped
 
 

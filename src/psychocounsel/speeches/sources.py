@@ -10,7 +10,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.models.recorded import embedded_file, question_key
-from psychocounsel.principles import counselchat_topics
+from psychocounsel.principles import counselchat_topics, load_topics
 from psychocounsel.recipe import Source, data_path
 from psychocounsel.records import Speech, Turn, read_records, read_rows
 
@@ -111,11 +111,15 @@ def _table(rows: Iterator[Mapping[str, Any]], source: Source, name: str) -> Iter
         for wanted in (source.id, source.topic):
             if wanted and wanted not in row:
                 raise UserError(f"{source.load}: no column '{wanted}'{nearest(wanted, list(row))}")
-        topic = str(row[source.topic] or "") if source.topic else None
+        topic = str(row[source.topic] or "") or None if source.topic else None
+        if topic and topic not in load_topics():
+            raise UserError(
+                f"{source.load}: '{topic}' is not a topic{nearest(topic, list(load_topics()))}; see topics.toml"
+            )
         yield _speech(
             str(row[column] or ""),
             name,
-            str(row[source.id]) if source.id else str(number),
+            str(row[source.id]) if source.id else f"{name}:{number}",
             source.license,
             topic,
         )

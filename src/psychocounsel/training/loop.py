@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,11 +197,9 @@ def precision(settings: Training) -> str:
 
 
 def use_threads(count: int) -> None:
-    """Set torch's threads; 0 keeps OMP_NUM_THREADS or the machine's own number."""
+    """Set torch's threads; 0 keeps its own choice, which follows OMP_NUM_THREADS and the processor's affinity."""
     if count:
         torch.set_num_threads(count)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1)
 
 
 class MetricsLog:
@@ -218,7 +215,9 @@ class MetricsLog:
             except (ValueError, KeyError):
                 break  # the line a kill cut short
             kept.append(line)
-        path.write_text("".join(kept), encoding="utf-8")
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(kept), encoding="utf-8")
+        part.replace(path)
         self.path = path
 
     def add(self, row: dict[str, Any]) -> None:

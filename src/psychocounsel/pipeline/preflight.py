@@ -1,0 +1,28 @@
+"""What can be known before anything is spent, trained or thrown away: do the recipe's models and judges open at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from psychocounsel.evaluate.measure import check_independence
+from psychocounsel.models import open_models
+from psychocounsel.models.chat import family_of
+from psychocounsel.ratings import SCORERS, open_judges
+from psychocounsel.recipe import Recipe
+
+
+def preflight(recipe: Recipe, stages: Collection[str]) -> None:
+    """Open (but do not ask) every model the stages need and apply the independence rule. Raises UserError."""
+    names: list[tuple[str, str]] = []
+    if "speeches" in stages and recipe.speeches.topics not in ("tfidf", "none"):
+        names.append((recipe.speeches.topics, "responses"))
+    if "responses" in stages:
+        names += [(name, "responses") for name in recipe.responses.models]
+    if "ratings" in stages:
+        names += [(name, "ratings") for name in recipe.ratings.judges if name not in SCORERS]
+    for name, purpose in names:
+        open_models(name, purpose)
+    if "evaluate" in stages:
+        judges = open_judges(recipe.evaluate.judges, recipe.ratings.max_tokens)
+        labellers = [(name, family_of(name)) for name in recipe.ratings.judges]
+        check_independence(judges, labellers, recipe.base, recipe.evaluate)
