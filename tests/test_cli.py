@@ -145,6 +145,7 @@ def test_check_takes_changed_settings(tmp_path, cli):
 
 def test_check_counts_nothing_that_is_on_the_hub(tmp_path, cli):
     text = 'name = "far"\n[speeches]\nsources = [{ load = "hub:somebody/speeches", text = "said" }]\n'
+    text += "[evaluate]\nallow_dependent = true\n"
     code, out, _ = cli("check", write_recipe(tmp_path, text))
     assert code == 0
     assert "from the hub, not counted here: hub:somebody/speeches" in out

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from psychocounsel.errors import UserError
-from psychocounsel.ratings.embedded import PRINCIPLES, EmbeddedScorer, data_path
+from psychocounsel.models.recorded import embedded_file
+from psychocounsel.ratings.embedded import PRINCIPLES, EmbeddedScorer
 from psychocounsel.ratings.features import FEATURES, features
 
 SPEECH = (
@@ -56,7 +57,7 @@ HOSTILE = [
 ]
 
 pytestmark = pytest.mark.skipif(
-    not data_path("judge.json").is_file(),
+    not embedded_file("judge.json").is_file(),
     reason="the package has no embedded/judge.json (run ratings.fit first)",
 )
 
@@ -234,7 +235,7 @@ def test_a_missing_broken_or_foreign_file_is_a_user_error(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=complaint):
             EmbeddedScorer(path)
-    model = json.loads(data_path("judge.json").read_text(encoding="utf-8"))
+    model = json.loads(embedded_file("judge.json").read_text(encoding="utf-8"))
     path.write_text(json.dumps({**model, "features": [*model["features"][:-1], "charm"]}))
     with pytest.raises(UserError, match="charm"):
         EmbeddedScorer(path)
@@ -243,12 +244,12 @@ def test_a_missing_broken_or_foreign_file_is_a_user_error(tmp_path):
 def test_a_refit_on_the_package_data_gives_a_usable_judge_twice_the_same(tmp_path):
     from psychocounsel.ratings.fit import PACKAGE, refit, report
 
-    folder = data_path("")
+    folder = embedded_file("")
     if not all((folder / f"{name}.jsonl").is_file() for name in ("speeches", "responses", "ratings")):
         pytest.skip("the package holds no rated replies")
     first, second = refit(folder, None), refit(folder, None)
     assert json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
-    shipped = json.loads(data_path("judge.json").read_text(encoding="utf-8"))
+    shipped = json.loads(embedded_file("judge.json").read_text(encoding="utf-8"))
     assert set(first) == set(shipped)
     assert first["fitted_on"] == {PACKAGE: shipped["fitted_on"][PACKAGE]}
     mine, theirs = (model["agreement"]["sources"][PACKAGE] for model in (first, shipped))
@@ -265,7 +266,7 @@ def test_a_refit_on_the_package_data_gives_a_usable_judge_twice_the_same(tmp_pat
 def test_the_command_writes_the_file_and_prints_the_table(tmp_path, monkeypatch, capsys):
     from psychocounsel.ratings.fit import main
 
-    if not data_path("ratings.jsonl").is_file():
+    if not embedded_file("ratings.jsonl").is_file():
         pytest.skip("the package holds no rated replies")
     monkeypatch.setenv("PSYCHOCOUNSEL_DATA", str(tmp_path / "nothing here"))
     main(["--out", str(tmp_path / "judge.json")])
@@ -276,9 +277,9 @@ def test_the_command_writes_the_file_and_prints_the_table(tmp_path, monkeypatch,
 def test_test_speeches_are_never_fitted_on():
     from psychocounsel.ratings.fit import package_rows
 
-    if not data_path("ratings.jsonl").is_file():
+    if not embedded_file("ratings.jsonl").is_file():
         pytest.skip("the package holds no rated replies")
-    fitted, held = (package_rows(data_path(""), test=flag) for flag in (False, True))
+    fitted, held = (package_rows(embedded_file(""), test=flag) for flag in (False, True))
     assert fitted
     assert not {row.speech_id for row in fitted} & {row.speech_id for row in held}
     assert not {row.speech for row in fitted} & {row.speech for row in held}

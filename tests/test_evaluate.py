@@ -260,7 +260,8 @@ def test_held_out_speeches_are_drawn_by_hash_from_the_named_splits():
     few = held_out(speeches, EvaluateTable(limit=6), 0)
     assert few == held_out(speeches[::-1], EvaluateTable(limit=6), 0) != held_out(speeches, EvaluateTable(limit=6), 1)
     assert [s.id for s in few] == sorted(s.id for s in few) and len(few) == 6
-    assert held_out(speeches, EvaluateTable(speeches=["nowhere"]), 0) == []
+    assert {s.split for s in held_out(speeches, EvaluateTable(speeches=["arena"]), 0)} == {"arena"}
+    assert held_out([s for s in speeches if s.split != "arena"], EvaluateTable(speeches=["arena"]), 0) == []
 
 
 def test_replies_are_made_once_and_kept(tmp_path, model_folder, speeches):

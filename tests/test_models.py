@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import sqlite3
 
 import pytest
@@ -36,24 +35,6 @@ class Watching(Scripted):
         return await super().send(request)
 
 
-class Failing(Scripted):
-    """Answers until the n-th question, which it takes as `fault` says."""
-
-    def __init__(self, good, fault):
-        super().__init__(lambda request: request.messages[0]["content"].upper())
-        self.good, self.fault = good, fault
-
-    async def send(self, request):
-        if len(self.sent) == self.good:
-            self.fault()
-            await asyncio.sleep(60)
-        return await super().send(request)
-
-
-def refuse():
-    raise UserError("scripted: 500 after 6 attempts")
-
-
 @pytest.fixture
 def store(tmp_path):
     with CallStore(tmp_path / "run" / "calls.sqlite") as opened:
@@ -64,7 +45,7 @@ def test_a_pending_row_is_on_disk_before_anything_is_sent(store):
     model = Watching(store.path)
     asyncio.run(ask(model, request(), store))
     assert model.rows == [("pending", None)]
-    assert store.counts() == {"done": 1}
+    assert store.by_model() == [("scripted", "scripted", 1, 0)]
 
 
 def test_the_raw_body_is_kept_as_it_came(store):
@@ -88,10 +69,10 @@ def test_a_crash_between_sending_and_answer_is_asked_again(tmp_path):
     path = tmp_path / "calls.sqlite"
     with CallStore(path) as store:
         store.begin(request().key("scripted", "scripted"), Scripted([""]), request())
-        assert store.counts() == {"pending": 1}
+        assert store.by_model() == [("scripted", "scripted", 0, 1)]
     with CallStore(path) as store:
         assert asyncio.run(ask(Scripted(["late"]), request(), store)).text == "late"
-        assert store.counts() == {"done": 1}
+        assert store.by_model() == [("scripted", "scripted", 1, 0)]
 
 
 def test_a_body_that_is_no_answer_is_kept_but_asked_again(store):
@@ -188,23 +169,6 @@ def test_equal_questions_at_once_are_paid_for_once(store):
     assert texts(answers) == ["one"] * 3
     assert len(model.sent) == 1
     assert [answer.cached for answer in answers] == [False, True, True]
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [(refuse, UserError), (lambda: signal.raise_signal(signal.SIGINT), KeyboardInterrupt)],
-    ids=["a failing server", "ctrl-c"],
-)
-def test_what_was_answered_before_a_failure_is_kept(tmp_path, fault, error):
-    jobs = [request(word) for word in ("a", "b", "c", "d")]
-    with CallStore(tmp_path / "calls.sqlite") as store:
-        with pytest.raises(error):
-            ask_all([(model, job) for model in [Failing(2, fault)] for job in jobs], store)
-        assert store.counts()["done"] == 2
-    with CallStore(tmp_path / "calls.sqlite") as store:
-        model = Scripted(lambda r: "again")
-        assert texts(ask_all([(model, job) for job in jobs], store)) == ["A", "B", "again", "again"]
-        assert len(model.sent) == 2
 
 
 @pytest.mark.parametrize("kind", ["folder", "file as folder", "not a database"])

@@ -128,9 +128,40 @@ def test_a_server_that_stays_broken_ends_in_one_clear_error(endpoint, ask, tmp_p
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_a_wrong_request_is_not_tried_again(endpoint, ask, status):
-    endpoint.script = [(status, {"error": {"message": "no such model 'tiny'"}}, {})]
-    with pytest.raises(UserError, match=rf"#tiny: {status} .*no such model 'tiny'"):
+    error = {"message": "no such model 'tiny'", "code": "model_not_found", "type": "invalid", "param": "model"}
+    endpoint.script = [(status, {"error": error}, {})]
+    with pytest.raises(UserError) as caught:
         ask("Hi")
+    assert str(caught.value) == (
+        f"{endpoint.url}#tiny: {status} code model_not_found, type invalid, param model; "
+        "the calls answered so far are kept, the same command continues"
+    )
+    assert len(endpoint.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"error": {"message": "cannot read: I lie awake", "code": "bad_request"}},
+        {"detail": [{"loc": ["body", "messages"], "msg": "not valid", "input": "I lie awake"}]},
+        {"message": "I lie awake", "object": "error"},
+        "I lie awake is not valid",
+    ],
+)
+def test_client_text_that_the_server_echoes_is_in_no_error(endpoint, ask, content):
+    endpoint.script = [(422, content, {})]
+    with pytest.raises(UserError, match=r"#tiny: 422 (code bad_request|UnprocessableEntityError); ") as caught:
+        ask("I lie awake")
+    assert "awake" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation"])
+def test_a_prompt_that_was_filtered_is_a_result_to_keep(endpoint, ask, code):
+    error = {"message": "The prompt was filtered.", "code": code, "type": "invalid_request_error", "param": "prompt"}
+    endpoint.script = [(400, {"error": error}, {})]
+    (found,) = ask("Hi")
+    assert (found.finish, found.text, found.cached) == ("filtered", "", False)
+    assert ask("Hi")[0].cached
     assert len(endpoint.asked) == 1
 
 

@@ -149,9 +149,29 @@ def test_pooling_skips_missing_scores_and_keeps_their_absence():
     assert pooled["empathy"] == 4
     assert pooled["clarity"] is pooled["safety"] is None
     assert set(pooled) == set(NAMES)
-    assert spread(ratings, {"r": 4.0}) == {"r": 0.5}
-    assert spread(ratings[:1], {"r": 4.0}) == {}
-    assert spread(ratings, {}) == {}
+
+
+def test_the_spread_compares_each_judges_own_overall_score_with_the_pooled_one():
+    def judged(*ratings):
+        return [Rating(response_id="r", judge=f"j{i}", scores=scores) for i, scores in enumerate(ratings)]
+
+    def distance(ratings, overall, gated=True):
+        return spread(ratings, overall, SEVEN, gated=gated)
+
+    uneven = {"empathy": 5, "clarity": 3, "exploration": None}
+    assert distance(judged(uneven, uneven), {"r": 4.0}) == {"r": 0.0}, "principles that differ are no disagreement"
+    assert distance(judged(uneven, {"empathy": 3}), {"r": 4.0}) == {"r": 0.5}
+    unsafe = dict.fromkeys(NAMES, 4) | {"safety": 1}
+    assert distance(judged(unsafe, unsafe), {"r": 1.0}) == {"r": 0.0}
+    assert distance(judged(unsafe, unsafe), {"r": 1.0}, gated=False) == {"r": pytest.approx(25 / 7 - 1)}
+    assert distance(judged({"empathy": 4}, {"clarity": None, "warmth": 5}), {"r": 4.0}) == {}, "one judge, no spread"
+    assert distance(judged({"empathy": 4}), {"r": 4.0}) == {}
+    assert distance(judged(uneven, uneven), {}) == {}
+
+
+def test_identical_judges_are_certain_whatever_the_principles_say():
+    (pair,) = rated({"a": [with_safety(5, 4), with_safety(5, 4)], "b": [2, 2]})[0].pairs["train"]
+    assert pair.uncertainty == 0.0
 
 
 SCORES = st.sampled_from([None, 1.0, 2.0, 3.0, 3.3, 4.0, 4.7, 5.0])

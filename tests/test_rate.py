@@ -115,6 +115,15 @@ def test_a_row_that_cannot_be_rated_is_named_before_anything_is_done(tmp_path, r
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_rated(tmp_path, clinic):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"--output .*out: is a folder; name a file"):
+        rate_file("own.judges:judge", source, tmp_path / "out", None)
+    assert clinic.sent == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out"]
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [

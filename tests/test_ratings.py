@@ -217,7 +217,7 @@ def test_after_one_repair_it_is_unreadable_and_not_a_low_score(store, text):
 def test_half_a_rating_is_kept_after_the_repair_did_not_help(store):
     half = json.dumps(dict.fromkeys(NAMES[:4], 2) | {"staging": 9})
     rating, status = rate_with(Scripted([half]), store)
-    assert status == "repaired"
+    assert status == "rated"
     assert rating.scores == dict.fromkeys(NAMES) | dict.fromkeys(NAMES[:4], 2)
 
 
@@ -243,7 +243,7 @@ def recorded(items, *texts):
 def test_a_recording_is_not_asked_to_mend_its_answer(store):
     item = an_item()
     assert rate_with(recorded([item], "warm"), store, item) == (None, "unreadable")
-    assert store.counts() == {"done": 1}
+    assert [row[2:] for row in store.by_model()] == [(1, 0)]
 
 
 def test_a_scorer_is_a_judge_without_calls(store):
@@ -259,7 +259,7 @@ def test_a_scorer_is_a_judge_without_calls(store):
         for first, second in ((20, 10), (10, 20), (20, 21))
     ]
     assert values == [1.0, 0.0, 0.5]
-    assert store.counts() == {}
+    assert store.by_model() == []
 
 
 def write_ratings(path, items, *texts):

@@ -1,5 +1,7 @@
 """Recipes: complete, strict, and every mistake named with its key and the nearest right one."""
 
+import os
+
 import pytest
 
 from psychocounsel.errors import UserError
@@ -75,6 +77,11 @@ def test_every_table_takes_its_keys_and_refuses_others(table):
         ("policy.lr=-1e-6", r"'policy\.lr': .*greater than 0"),
         ("policy.lr=inf", r"'policy\.lr': .*finite"),
         ("policy.epochs=nan", r"'policy\.epochs': "),
+        ("policy.epochs=0", r"'policy\.epochs': .*greater than 0"),
+        ("reward.epochs=0.0", r"'reward\.epochs': .*greater than 0"),
+        ("supervised.epochs=-0.5", r"'supervised\.epochs': .*greater than or equal to 0"),
+        ("evaluate.speeches=['dev']", r"'evaluate\.speeches\.0': .*'arena' or 'test' \(found 'dev'\)"),
+        ("evaluate.samples=0", r"'evaluate\.samples': .*greater than 0"),
         ("principles.weight={empathy=-1}", r"'principles\.weight\.empathy': .*greater than or equal to 0"),
         ("speeches.near_duplicate=1.01", r"'speeches\.near_duplicate': .*less than or equal to 1"),
         ("speeches.dev=1", r"'speeches\.dev': .*less than 1"),
@@ -167,7 +174,12 @@ def test_paths_know_variables_and_the_data_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data_path("~/b.csv") == tmp_path / "b.csv"
     monkeypatch.delenv(DATA_VARIABLE)
-    assert data_path(f"${DATA_VARIABLE}/a.csv").parts[-3:] == ("shared", "data", "a.csv")
+    before = dict(os.environ)
+    for text in (f"${DATA_VARIABLE}/a.csv", f"${{{DATA_VARIABLE}}}/a.csv"):
+        assert data_path(text).parts[-3:] == ("shared", "data", "a.csv")
+    assert dict(os.environ) == before, "a default is nobody else's setting"
+    monkeypatch.setenv(f"{DATA_VARIABLE}_OLD", str(tmp_path / "old"))
+    assert data_path(f"${DATA_VARIABLE}_OLD/a.csv") == tmp_path / "old" / "a.csv"
     monkeypatch.delenv("NO_SUCH_PLACE", raising=False)
     with pytest.raises(UserError, match=r"\$NO_SUCH_PLACE/x: the environment variable"):
         data_path("$NO_SUCH_PLACE/x")

@@ -8,6 +8,7 @@ import pytest
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
 from psychocounsel.models.chat import Request
+from psychocounsel.models.store import CallStore, ask_all
 
 
 def write(path, *rows):
@@ -80,8 +81,16 @@ def test_ratings_by_response_id_and_ratings_of_fastchat_answers(tmp_path):
         ({"speech_id": "s", "text": "no model"}, "responses", r":2: not a recorded reply .*'model'"),
         ({"model": "m", "text": "no id"}, "responses", r":2: not a recorded reply .*'source_id'"),
         ({"model": "m", "speech_id": "s"}, "responses", r":2: not a recorded reply .*'text'"),
-        ({"model": "m", "speech_id": "s", "text": None}, "responses", r":2: not a recorded reply .*not a text"),
-        ({"model": 5, "speech_id": "s", "text": "t"}, "responses", r":2: not a recorded reply .*5 is not a text"),
+        (
+            {"model": "m", "speech_id": "s", "text": None},
+            "responses",
+            r":2: not a recorded reply .*found NoneType where a text belongs",
+        ),
+        (
+            {"model": 5, "speech_id": "s", "text": "t"},
+            "responses",
+            r":2: not a recorded reply .*found int where a text belongs",
+        ),
         ({"question_id": 1, "choices": []}, "responses", r":2: not a recorded reply"),
         ({"question_id": 1, "choices": [{"turns": []}]}, "responses", r":2: not a recorded reply"),
         ({"question_id": 1, "choices": None}, "responses", r":2: not a recorded reply"),
@@ -125,3 +134,18 @@ def test_the_embedded_recording_opens_whole_or_by_one_name():
     assert [model.name for model in open_models(f"recorded:embedded/{everyone[0]}")] == everyone[:1]
     (rater,) = open_models("recorded:embedded", "ratings")
     assert len(rater.replies) == sum(len(model.replies) for model in open_models("recorded:embedded"))
+
+
+def test_an_edited_recording_is_asked_anew_and_an_unchanged_one_is_not(tmp_path):
+    question = Request(messages=({"role": "user", "content": "Hi"},), subject={"speech_id": "s"})
+
+    def asked(*rows):
+        (model,) = open_models(f"recorded:{write(tmp_path / 'a.jsonl', *rows)}")
+        with CallStore(tmp_path / "calls.sqlite") as store:
+            (found,) = ask_all([(model, question)], store)
+        return found.text, found.cached
+
+    first, other = ({"speech_id": key, "model": "m", "text": "Before."} for key in ("s", "t"))
+    assert asked(first, other) == ("Before.", False)
+    assert asked(other, first) == ("Before.", True), "the order of the lines is no content"
+    assert asked({**first, "text": "After."}, other) == ("After.", False)

@@ -63,7 +63,9 @@ def test_the_page_shows_every_main_figure_with_its_n(html, metrics):
 def test_the_page_says_what_it_is_not_and_who_graded(html):
     assert "not therapy" in html
     assert html.count("DEPENDENT.") == 1
-    assert "the embedded judge was fitted on ratings by the same kind of rater" in html
+    assert "the embedded judge was fitted on ratings of the same kind as the labels" in html
+    assert "a run on those is in-sample for it" in html
+    assert "Grading judge orders the same pairs as the labels do" in html
     assert "Intervals describe sampling of speeches" in html
 
 

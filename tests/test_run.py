@@ -73,39 +73,29 @@ def test_the_identity_of_a_stage_changes_with_one_byte_and_with_nothing_else(fol
     assert finish(folder).identity != first.identity
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("", "EOF"),
-        ('{"stage": "pairs", "settings": {', "EOF"),
-        ("[]", "object"),
-        ('{"stage": "pairs"}', "missing"),
-        ("{}", "missing"),
-    ],
-)
-def test_a_damaged_manifest_is_named_with_what_to_do(folder, text, why):
+def assert_damaged(folder):
     path = folder.stage("pairs") / "manifest.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="damaged manifest") as caught:
+    with pytest.raises(UserError) as caught:
         folder.manifest("pairs")
-    message = str(caught.value)
-    assert str(path) in message
-    assert "--redo pairs" in message
-    assert why in message
+    assert str(caught.value) == f"{path}: damaged manifest; rerun with --redo pairs"
+
+
+@pytest.mark.parametrize("text", ["", '{"stage": "pairs", "settings": {', "[]", '{"stage": "pairs"}', "{}"])
+def test_a_damaged_manifest_is_named_with_what_to_do(folder, text):
+    (folder.stage("pairs") / "manifest.json").write_text(text, encoding="utf-8")
+    assert_damaged(folder)
 
 
 def test_a_manifest_that_is_not_utf8_is_damaged(folder):
     (folder.stage("pairs") / "manifest.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match="damaged manifest"):
-        folder.manifest("pairs")
+    assert_damaged(folder)
 
 
 def test_a_manifest_with_an_unknown_field_is_damaged(folder):
     finish(folder)
     path = folder.stage("pairs") / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "extra": 1}))
-    with pytest.raises(UserError, match="extra"):
-        folder.manifest("pairs")
+    assert_damaged(folder)
 
 
 @pytest.mark.parametrize(

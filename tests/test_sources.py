@@ -54,7 +54,7 @@ def test_a_table_is_read_whatever_its_kind(tmp_path, ending):
     assert [(s.source, s.source_id, s.license) for s in found] == [(path.name, "a7", "CC0"), (path.name, "a8", "CC0")]
     assert [(s.topic, s.topic_by) for s in found] == [("own_parents", "source"), (None, "")]
     assert texts(load(path, limit=1)) == [ONE]
-    assert load(path)[1].source_id == "2"
+    assert [speech.source_id for speech in load(path)] == [f"{path.name}:1", f"{path.name}:2"]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -168,6 +168,18 @@ def test_a_missing_column_is_named_with_the_nearest(tmp_path, fields, complaint,
     with pytest.raises(UserError, match=complaint) as caught:
         load(path, **fields)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_an_unknown_topic_is_named_with_its_row_and_the_nearest(tmp_path, ending):
+    path = save(tmp_path / f"a.{ending}", [{"text": ONE, "about": "own_parents"}, {"text": TWO, "about": "own_parent"}])
+    with pytest.raises(
+        UserError, match=r"'own_parent' in row 2 is no fine topic, did you mean 'own_parents'\?"
+    ) as caught:
+        load(path, topic="about")
+    assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(UserError, match=r"'never heard of' in row 1 is no fine topic"):
+        load(save(tmp_path / f"b.{ending}", [{"text": ONE, "about": "never heard of"}]), topic="about")
 
 
 def test_a_column_missing_in_counselchat_is_named(tmp_path):

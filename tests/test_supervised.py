@@ -105,7 +105,7 @@ def test_a_second_call_continues_from_the_built_model(tmp_path, texts, supervise
     first = supervise(texts, "embedded", table, 0, tmp_path)
     stamp = (tmp_path / "embedded" / "model.safetensors").stat().st_mtime_ns
     second = supervise(texts, "embedded", table, 0, tmp_path)
-    assert first["parameters"] > 0 and "parameters" not in second
+    assert first["parameters"] > 0 and second == first
     assert (tmp_path / "embedded" / "model.safetensors").stat().st_mtime_ns == stamp
     ours = (tmp_path / "model" / "model.safetensors").read_bytes()
     assert ours == (tmp_path / "embedded" / "model.safetensors").read_bytes()
@@ -159,11 +159,35 @@ def test_no_reply_good_enough_is_said(tmp_path, texts, model_folder, supervised_
         supervise(texts, str(model_folder), supervised_table(min_overall=4.9), 0, tmp_path)
 
 
-def test_an_empty_train_split_cannot_build_a_model(tmp_path, responses, supervised_table):
-    with pytest.raises(UserError, match="train split holds no replies"):
-        supervise(
-            Texts([make_speech(CLIENT_LINES[0], "test")], responses, {}), "embedded", supervised_table(), 0, tmp_path
-        )
+def test_too_high_a_demand_is_said_before_the_language_model_is_trained(tmp_path, texts, supervised_table):
+    with pytest.raises(UserError, match=r"no train reply is rated 4.9 or better; lower supervised.min_overall"):
+        supervise(texts, "embedded", supervised_table(min_overall=4.9), 0, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [None, "counts.json.part"])
+def test_counts_lost_in_a_kill_are_made_again_and_are_the_same(tmp_path, texts, supervised_table, left):
+    table = supervised_table(epochs=0.0)
+    whole = supervise(texts, "embedded", table, 0, tmp_path / "whole")
+    place = tmp_path / "killed"
+    build_embedded(texts, table, 0, place)
+    if left:
+        (place / "language" / left).write_text('{"parame')
+    assert supervise(texts, "embedded", table, 0, place) == whole
+    first, second = (
+        {name: (folder / name).read_bytes() for name in ("language/counts.json", "model/model.safetensors")}
+        for folder in (tmp_path / "whole", place)
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("epochs", "says"), [(0.0, "train split holds no replies"), (1.0, r"no train reply is rated 1.0 or better")]
+)
+def test_an_empty_train_split_cannot_build_a_model(tmp_path, responses, supervised_table, epochs, says):
+    texts = Texts([make_speech(CLIENT_LINES[0], "test")], responses, {})
+    with pytest.raises(UserError, match=says):
+        supervise(texts, "embedded", supervised_table(epochs=epochs), 0, tmp_path)
 
 
 def cut(path, size):

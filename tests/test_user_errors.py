@@ -179,10 +179,22 @@ def test_whoever_labels_may_not_grade_unless_the_recipe_says_so(finished, tmp_pa
     assert output_hashes(folder) == before
 
 
-def test_no_speech_to_evaluate_on_is_named(finished, tmp_path, cli):
-    copy_run(finished, tmp_path, "policy")
-    code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path, "--set", 'evaluate.speeches=["none"]')
-    assert (code, "evaluate: no speech is in the splits ['none']" in one_line(err)) == (2, True)
+def test_no_speech_to_evaluate_on_is_named(finished, tmp_path, cli, monkeypatch):
+    folder = copy_run(finished, tmp_path, "policy")
+    before = output_hashes(folder)
+    monkeypatch.setattr("psychocounsel.evaluate.policies.held_out", lambda *_: [])
+    code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path, "--set", 'evaluate.speeches=["test"]')
+    assert (code, "evaluate: no speech is in the splits ['test']" in one_line(err)) == (2, True)
+    assert output_hashes(folder) == before
+
+
+def test_a_split_that_is_not_held_out_cannot_be_evaluated_on(finished, tmp_path, cli):
+    folder = copy_run(finished, tmp_path, "policy")
+    before = output_hashes(folder)
+    code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path, "--set", 'evaluate.speeches=["train"]')
+    line = "'evaluate.speeches.0': Input should be 'arena' or 'test' (found 'train')"
+    assert (code, line in one_line(err)) == (2, True)
+    assert output_hashes(folder) == before
 
 
 def test_a_base_model_that_is_not_there_is_named(finished, tmp_path, cli):

@@ -158,7 +158,7 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EPIPE):
-            print(f"psychocounsel: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+            print(f"psychocounsel: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
             sys.exit(2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered would fail again at exit
         print(f"psychocounsel: the output cannot be written ({error.strerror})", file=sys.stderr)

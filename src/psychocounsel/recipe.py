@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -220,8 +221,7 @@ class Recipe(Table):
 
 def data_path(text: str) -> Path:
     """A recipe's path with ~ and $VARIABLES filled in; $PSYCHOCOUNSEL_DATA defaults to ../shared/data."""
-    place = os.environ.get(DATA_VARIABLE, "../shared/data")
-    filled = os.path.expandvars(text.replace(f"${DATA_VARIABLE}", place))
+    filled = Template(text).safe_substitute({DATA_VARIABLE: "../shared/data", **os.environ})
     if "$" in filled:
         raise UserError(f"{text}: the environment variable in this path is not set")
     return Path(filled).expanduser()

@@ -14,7 +14,7 @@ from torch import Tensor
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import device, load_policy
 from psychocounsel.recipe import EmbeddedModel, SupervisedTable
-from psychocounsel.records import Response, Speech
+from psychocounsel.records import Response, Speech, write_rows
 from psychocounsel.training.batches import Batch, Encoder, Group
 from psychocounsel.training.checkpoints import save_model
 from psychocounsel.training.loop import Task, train
@@ -67,7 +67,7 @@ def supervise(texts: Texts, base: str, table: SupervisedTable, seed: int, folder
     if base == EMBEDDED:
         start, note = str(folder / "embedded"), folder / "language" / "counts.json"
         if not Path(start).exists() or not note.exists():
-            note.write_text(json.dumps(build_embedded(texts, table, seed, folder)), encoding="utf-8")
+            write_rows(note, [build_embedded(texts, table, seed, folder)])  # complete or absent, as a kill may come
         built = json.loads(note.read_text(encoding="utf-8"))
     tokenizer, model = load_policy(start)
     encoder = Encoder(tokenizer, table.max_length)

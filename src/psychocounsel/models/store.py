@@ -125,6 +125,7 @@ async def ask(model: ChatModel, request: Request, store: CallStore) -> Completio
         raw = store.find(call_id)
         cached = raw is not None
         if raw is None:
+            await asyncio.sleep(0)  # a failure that made room for this call ends it here, before it is sent
             store.begin(call_id, model, request)
             raw = await asyncio.shield(store.keep(_send(model, request, store, call_id)))
     try:

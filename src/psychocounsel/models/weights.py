@@ -43,8 +43,11 @@ def load_causal(name: str) -> Any:
 
 def load_policy(name: str) -> tuple[Any, Any]:
     """(tokenizer, causal model); the embeddings grow when the tokenizer got a pad token of its own."""
+    import torch
+
     tokenizer, model = load_tokenizer(name), load_causal(name)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        torch.manual_seed(0)  # the new row is drawn: the same one at every loading
         model.resize_token_embeddings(len(tokenizer))
     return tokenizer, model
 

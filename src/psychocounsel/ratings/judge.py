@@ -97,7 +97,8 @@ class ModelJudge:
         if parsed.problems and not self.model.kind.startswith("recorded"):  # a recording has nothing else to say
             second = await self._repair(request, answer, parsed.problems, store)
             again = parse_scores(second.text, principles)
-            if second.finish not in REFUSALS and len(again.problems) < len(parsed.problems):
+            better = (again.usable, -len(again.problems)) > (parsed.usable, -len(parsed.problems))
+            if second.finish not in REFUSALS and better:
                 answer, parsed, status = second, again, "repaired"
             elif second.finish in REFUSALS and not parsed.usable:
                 return None, "refused"

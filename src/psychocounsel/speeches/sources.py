@@ -113,8 +113,10 @@ def _table(rows: Iterator[Mapping[str, Any]], source: Source, name: str) -> Iter
                 raise UserError(f"{source.load}: no column '{wanted}'{nearest(wanted, list(row))}")
         topic = str(row[source.topic] or "") or None if source.topic else None
         if topic and topic not in load_topics():
+            hint = nearest(topic, list(load_topics())) or "."
             raise UserError(
-                f"{source.load}: '{topic}' is not a topic{nearest(topic, list(load_topics()))}; see topics.toml"
+                f"{source.load}: '{topic}' in row {number} is no fine topic{hint} "
+                "The ids are in principles/topics.toml; leave sources.topic out to have topics filled in"
             )
         yield _speech(
             str(row[column] or ""),

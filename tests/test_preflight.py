@@ -1,0 +1,139 @@
+"""What can be known beforehand is said beforehand: nothing is run, spent or deleted for a recipe that cannot end."""
+
+import json
+
+import pytest
+from tiny_run import DONE_LINES, JUDGED_RECIPE, copy_run, output_hashes, use_judge_module, write_recipe
+
+from psychocounsel.pipeline import stages
+from psychocounsel.run import STAGES, RunFolder, write_text
+
+FAULTS = [
+    ('evaluate.judges=["embeded"]', "model 'embeded': not a known model string"),
+    ('evaluate.judges=["openai:gpt-4"]', "openai:gpt-4: OPENAI_API_KEY is not set"),
+    ('ratings.judges=["recorded:absent.jsonl"]', "absent.jsonl: no such file"),
+    ('responses.models=["no.such.module:thing"]', "'no.such.module:thing': cannot be imported"),
+    ('speeches.topics="opnai:gpt-4"', "not a known model string, did you mean 'openai'?"),
+    ("evaluate.allow_dependent=false", "evaluate: whoever labels may not grade: "),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def files(folder):
+    return {str(file): file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(("change", "says"), FAULTS)
+@pytest.mark.parametrize("action", ["run", "check"])
+def test_a_model_that_cannot_be_opened_stops_everything_at_once(tmp_path, cli, action, change, says):
+    where = ("--runs", tmp_path / "runs") if action == "run" else ()
+    code, out, err = cli(action, write_recipe(tmp_path), *where, "--set", change)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("psychocounsel: ") and says in err
+    made = RunFolder(tmp_path / "runs" / "tiny")
+    assert [name for name in STAGES if made.stage(name).exists()] == []
+    assert not (made.path / "calls.sqlite").exists()
+
+
+@pytest.mark.parametrize(("change", "says"), FAULTS)
+def test_redo_deletes_nothing_when_it_could_not_end(finished, tmp_path, cli, change, says):
+    folder = copy_run(finished, tmp_path)
+    before = files(folder)
+    code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path, "--redo", "speeches", "--set", change)
+    assert (code, len(err.splitlines()), says in err) == (2, 1, True), err
+    assert files(folder) == before
+
+
+def test_a_typo_in_the_last_stage_is_found_before_the_first_one_that_is_left(finished, tmp_path, cli):
+    folder = copy_run(finished, tmp_path, "pairs")
+    before = files(folder)
+    change = ("--set", 'evaluate.judges=["embeded"]')
+    code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path, *change)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert files(folder) == before
+    code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path, "--to", "pairs", *change)
+    assert (code, err.splitlines()) == (0, DONE_LINES[:4]), "a stage that is not asked for is not looked at"
+
+
+RATER = """
+from psychocounsel.models.scripted import Scripted
+
+
+def judge():
+    return Scripted([""], name="openai:gpt-4o")
+"""
+
+
+def test_the_independence_rule_knows_the_raters_behind_a_string(tmp_path, cli, monkeypatch):
+    use_judge_module(tmp_path, monkeypatch, RATER)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-real-key")
+    recipe = write_recipe(tmp_path, JUDGED_RECIPE.replace("allow_dependent = true", ""))
+    change = ("--set", 'evaluate.judges=["openai:gpt-5"]')
+    code, _, err = cli("check", recipe, *change)
+    assert code == 2
+    assert "whoever labels may not grade: openai:gpt-5 and openai:gpt-4o are of one family (openai)" in err
+
+
+def test_a_recordings_file_name_is_no_family(tmp_path, cli, monkeypatch):
+    """People's ratings of Llama's replies may lie in a file of that name, and a Llama may then grade others."""
+    rows = [{"response_id": "r", "judge": "human:r1", "reply": json.dumps({"empathy": 4})}]
+    (tmp_path / "llama.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    text = JUDGED_RECIPE.replace("desk.judge:judge", "recorded:llama.jsonl").replace("allow_dependent = true", "")
+    change = ("--set", 'evaluate.judges=["http://127.0.0.1:9/v1#llama-3-8b"]')
+    code, _, err = cli("check", write_recipe(tmp_path, text), *change)
+    assert (code, err) == (0, "")
+
+
+def test_ctrl_c_under_redo_says_to_leave_redo_out(finished, tmp_path, cli, monkeypatch):
+    folder, recipe = copy_run(finished, tmp_path, "pairs"), write_recipe(tmp_path)
+    before = output_hashes(folder)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    arguments = ("run", recipe, "--runs", tmp_path, "--to", "pairs")
+    monkeypatch.setitem(stages.STAGE_FUNCTIONS, "pairs", stopped)
+    code, _, err = cli(*arguments, "--redo", "ratings")
+    assert code == 130
+    assert err.splitlines()[-1] == (
+        f"psychocounsel: stopped; everything finished is in {folder.path}, the same command without --redo continues"
+    )
+    assert [name for name in STAGES if folder.manifest(name)] == list(STAGES[:3])
+    monkeypatch.undo()
+    code, _, err = cli(*arguments)
+    assert (code, err.splitlines()[:3]) == (0, DONE_LINES[:3])
+    assert output_hashes(folder) == before
+
+
+def test_a_stage_folder_without_a_note_of_its_settings_is_thrown_away(finished, tmp_path, cli):
+    """Nobody knows what it was made with: a kill between the removal's first and last file leaves such a folder."""
+    folder = copy_run(finished, tmp_path, "pairs")
+    before = output_hashes(folder)
+    (folder.stage("pairs") / "manifest.json").unlink()
+    write_text(folder.stage("pairs") / "old.txt", "old")
+    write_text(folder.stage("pairs") / "train.jsonl", "")
+    assert cli("run", write_recipe(tmp_path), "--runs", tmp_path, "--to", "pairs")[0] == 0
+    assert not (folder.stage("pairs") / "old.txt").exists()
+    assert output_hashes(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "/data/rows.csv"), "/data/rows.csv: Permission denied"),
+        (OSError(5, "Input/output error"), "a file: Input/output error"),
+        (OSError("the device is gone"), "a file: the device is gone"),
+    ],
+)
+def test_any_error_of_the_system_is_one_line_with_the_file(tmp_path, cli, monkeypatch, error, says):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr("psychocounsel.show.show_path", broken)
+    assert cli("show", tmp_path) == (2, "", f"psychocounsel: {says}\n")
