@@ -69,6 +69,18 @@ def judge():
 """
 
 
+GOOD_RATER = """
+import json
+from psychocounsel.models.scripted import Scripted
+
+IDS = ("empathy", "relevance", "clarity", "safety", "exploration", "autonomy", "staging")
+
+
+def judge():
+    return Scripted([json.dumps(dict.fromkeys(IDS, score)) for score in (2, 4)])
+"""
+
+
 def test_the_independence_rule_knows_the_raters_behind_a_string(tmp_path, cli, monkeypatch):
     use_judge_module(tmp_path, monkeypatch, RATER)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-real-key")
@@ -77,6 +89,19 @@ def test_the_independence_rule_knows_the_raters_behind_a_string(tmp_path, cli, m
     code, _, err = cli("check", recipe, *change)
     assert code == 2
     assert "whoever labels may not grade: openai:gpt-5 and openai:gpt-4o are of one family (openai)" in err
+
+
+def test_models_of_stages_that_are_taken_over_are_not_needed(tmp_path, cli, monkeypatch):
+    use_judge_module(tmp_path, monkeypatch, GOOD_RATER)
+    recipe = write_recipe(tmp_path, JUDGED_RECIPE)
+    assert cli("run", recipe, "--runs", tmp_path, "--to", "ratings")[0] == 0
+    use_judge_module(tmp_path, monkeypatch, "judge = None")
+    other = ("run", recipe, "--runs", tmp_path, "--set", "name=b", "--reuse", tmp_path / "tiny", "--to", "ratings")
+    code, _, err = cli(*other)
+    assert (code, err.splitlines()) == (0, [f"{n}: taken over from {tmp_path / 'tiny'}" for n in STAGES[:3]])
+    for change in ("ratings.max_tokens=7", "responses.limit=2"):  # these ratings would have to be made
+        code, _, err = cli(*other, "--set", "name=c", "--set", change)
+        assert (code, err) == (2, "psychocounsel: model 'desk.judge:judge': not a callable that returns a ChatModel\n")
 
 
 def test_a_recordings_file_name_is_no_family(tmp_path, cli, monkeypatch):

@@ -100,7 +100,8 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
     for plan in plans:
         _stop_if_different(folder, plan)  # before anything is thrown away or written
     done = [plan.stage for plan in plans if plan.action == "done"]
-    needed = [name for name in STAGES[: last + 1] if name not in done]
+    at_hand = _at_hand(recipe, options.reuse, done)
+    needed = [name for name in STAGES[: last + 1] if name not in at_hand]
     preflight(recipe, needed)
     if any(name in TRAINED for name in needed):
         from psychocounsel.models.weights import require_training
@@ -135,6 +136,16 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
             from psychocounsel.pipeline.evaluation import write_results
 
             write_results(run)
+
+
+def _at_hand(recipe: Recipe, reuse: Path | None, done: list[str]) -> list[str]:
+    """The stages that are done, and those that another run's settings say will be taken over; they need no model."""
+    found = list(done)
+    for name in STAGES:
+        other = RunFolder(reuse).manifest(name) if reuse and name not in done else None
+        if other and set(READS[name]) <= set(found) and not _changes(other, stage_settings(recipe, name), {}):
+            found.append(name)
+    return found
 
 
 def _stop_if_different(folder: RunFolder, plan: Plan) -> None:
