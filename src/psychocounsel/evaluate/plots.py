@@ -59,7 +59,8 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: fl
             colour = ACCENT if low > centre else SECOND if high < centre else MUTED
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="round")
             axes.plot(estimate["value"], place, "o", color=colour, markersize=7)
-            axes.text(0, place + 0.28, f"{name} (n={estimate['n']})", fontsize=9, va="bottom")
+            label_box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line stays behind the words
+            axes.text(0, place + 0.28, f"{name} (n={estimate['n']})", fontsize=9, va="bottom", bbox=label_box)
         axes.axvline(centre, color=INK, linewidth=0.8, linestyle=":", zorder=0)
         axes.set_yticks([])
         axes.set_ylim(-0.5, max(len(rows), 1) - 0.1)
