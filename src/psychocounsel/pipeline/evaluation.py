@@ -16,6 +16,7 @@ from psychocounsel.models.chat import family_of
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.ratings import described, open_judges
+from psychocounsel.ratings.agreement import mean_kappa
 from psychocounsel.ratings.judge import Judge, ScoringJudge
 from psychocounsel.records import Pair, Response, Speech, Verdict, write_records, write_rows
 from psychocounsel.run import STAGES, write_text
@@ -181,9 +182,9 @@ def write_results(run: Run) -> None:
 
 def _kappa_figure(run: Run) -> Figure:
     table = json.loads((run.folder.stage("ratings") / "agreement.json").read_text(encoding="utf-8"))
-    kappas = [row["kappa"] for row in table.values() if row["kappa"] is not None]
+    kappa = mean_kappa(table)
     n = max((row["n"] for row in table.values()), default=0)
-    return Figure(value=round(sum(kappas) / len(kappas), 4) if kappas else None, n=n, unit="mean quadratic kappa")
+    return Figure(value=None if kappa is None else round(kappa, 4), n=n, unit="mean quadratic kappa")
 
 
 def _report(run: Run, metrics: Mapping[str, Mapping[str, Any]], stamps: Mapping[str, list[str]]) -> str:

@@ -13,7 +13,7 @@ from psychocounsel.models import open_models
 from psychocounsel.pairs import build_pairs
 from psychocounsel.pipeline.context import Run
 from psychocounsel.ratings import rate_responses
-from psychocounsel.ratings.agreement import judge_agreement
+from psychocounsel.ratings.agreement import judge_agreement, mean_kappa
 from psychocounsel.records import Speech, write_records
 from psychocounsel.responses import respond
 from psychocounsel.run import write_text
@@ -68,12 +68,12 @@ def ratings_stage(run: Run, folder: Path) -> Counts:
     write_records(folder / "ratings.jsonl", outcome.ratings)
     agreement = judge_agreement(outcome.ratings, run.principles)
     write_text(folder / "agreement.json", json.dumps(agreement, indent=1))
-    kappas = [row["kappa"] for row in agreement.values() if row["kappa"] is not None]
+    kappa = mean_kappa(agreement)
     return {
         "ratings": len(outcome.ratings),
         "rated": len({rating.response_id for rating in outcome.ratings}),
         "judges": outcome.counts,
-        "mean_kappa": round(sum(kappas) / len(kappas), 3) if kappas else None,
+        "mean_kappa": None if kappa is None else round(kappa, 3),
     }
 
 

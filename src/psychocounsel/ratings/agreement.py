@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,12 @@ def judge_agreement(ratings: Iterable[Rating], principles: Sequence[Principle]) 
         present = [[(judge, score) for judge, score in unit if score is not None] for unit in units]
         table[principle.id] = _agreement([unit for unit in present if len(unit) > 1])
     return table
+
+
+def mean_kappa(agreement: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Mean of the defined kappas over principles; None when none is defined."""
+    kappas = [row["kappa"] for row in agreement.values() if row["kappa"] is not None]
+    return sum(kappas) / len(kappas) if kappas else None
 
 
 def _agreement(units: list[list[tuple[str, float]]]) -> dict[str, Any]:
