@@ -55,8 +55,12 @@ class Speech(Record):
     source: str
     source_id: str = ""
     license: str = ""
+    origin: str = Field(
+        default="", description="where the row was read: a file with its hash, or a hub id with revision"
+    )
     topic: str | None = None
     topic_by: str = ""
+    secondary: tuple[str, ...] = Field(default=(), max_length=2)
     stage: str | None = None
     risk: Risk | None = None
     speaker: Speaker | None = None
@@ -94,11 +98,15 @@ class Response(Record):
 
 
 class Rating(Record):
-    """Scores of one judge (model or human) for one response; None means 'no basis to score'."""
+    """Scores of one judge (model or human) for one response; None means 'no basis to score'.
+
+    `levels` holds the probability of each score from 1 to 5 where the judge's endpoint gives one.
+    """
 
     response_id: str
     judge: str
     scores: dict[str, Score | None]
+    levels: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     reasons: dict[str, str] = Field(default_factory=dict)
     stage: str | None = None
     risk: str | None = None
@@ -107,7 +115,10 @@ class Rating(Record):
 
 
 class Pair(Record):
-    """Two responses to one speech, the better one first. Scores are means over judges."""
+    """Two responses to one speech, the better one first. Scores are means over judges.
+
+    `votes` of `judges` put the chosen one first; `probability` is P(chosen beats rejected) given the judges' noise.
+    """
 
     speech_id: str
     chosen: str
@@ -116,6 +127,9 @@ class Pair(Record):
     rejected_scores: dict[str, float | None]
     gap: float
     uncertainty: float | None = None
+    judges: int = 0
+    votes: float = 0.0
+    probability: float | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property

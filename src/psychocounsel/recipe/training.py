@@ -1,0 +1,113 @@
+"""Tables of the recipe for what is trained and measured: supervised, reward, policy, evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from psychocounsel.recipe.tables import Fraction, Positive, Table
+
+
+class Training(Table):
+    """Settings shared by every trained stage."""
+
+    lr: Annotated[float, Field(gt=0)]
+    epochs: Annotated[float, Field(ge=0)]
+    batch: Positive = Field(description="examples (replies or pairs) per optimizer step")
+    warmup: Fraction = 0.1
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    max_length: Positive = Field(
+        default=2048, description="tokens of a row; prompt (from its start) and reply are cut to half of it each"
+    )
+    micro_batch: Positive = Field(default=16, description="rows in memory at once")
+    checkpoint_steps: Positive = Field(default=50, description="steps between checkpoints")
+    evaluate_steps: Positive = Field(default=50, description="steps between looks at the dev split")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class EmbeddedModel(Table):
+    """Size and first training of the model built on this machine when base = 'embedded'."""
+
+    vocabulary: Positive = 2048
+    hidden: Positive = 192
+    layers: Positive = 4
+    heads: Positive = 4
+    context: Positive = 1024
+    epochs: Annotated[float, Field(ge=0)] = Field(
+        default=6, description="passes of language modelling over speeches and replies"
+    )
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    batch: Positive = 16
+
+
+class SupervisedTable(Training):
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    epochs: Annotated[float, Field(ge=0)] = Field(default=1, description="0 takes the base model as it is")
+    batch: Positive = 16
+    min_overall: Annotated[float, Field(ge=1, le=5)] = Field(
+        default=3.5, description="replies rated at least this well are imitated"
+    )
+    embedded: EmbeddedModel = EmbeddedModel()
+
+
+class RewardTable(Training):
+    lr: Annotated[float, Field(gt=0)] = 9e-6
+    epochs: Annotated[float, Field(gt=0)] = 2
+    batch: Positive = 128
+    base: str = Field(default="", description="another starting model; '' starts from the supervised model")
+    margin: bool = Field(default=False, description="demand a score difference in proportion to the rated gap")
+    centre: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of (r_chosen + r_rejected)^2, keeps scores around 0"
+    )
+
+
+class OnlineTable(Table):
+    rounds: Annotated[int, Field(ge=0)] = 1
+    speeches: Positive = Field(default=6400, description="train speeches sampled per round, by content hash")
+    samples: Annotated[int, Field(ge=2)] = Field(default=8, description="replies sampled per speech")
+    steps: Positive = Field(default=100, description="most optimizer steps per round")
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_new_tokens: Positive = 512
+    min_margin: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="least reward difference of best and worst"
+    )
+    length_control: bool = Field(
+        default=False, description="rank by the part of the reward that length does not explain"
+    )
+    drop_truncated: bool = Field(default=True, description="leave out replies that did not end")
+    lr: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="learning rate of the rounds; default: that of [policy]"
+    )
+
+
+class PolicyTable(Training):
+    lr: Annotated[float, Field(gt=0)] = 5e-7
+    epochs: Annotated[float, Field(gt=0)] = 3
+    batch: Positive = 64
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    loss: Literal["dpo", "ipo"] = "dpo"
+    length_normalised: bool = Field(default=False, description="mean instead of summed log-probabilities of a reply")
+    online: OnlineTable = OnlineTable()
+
+
+class EvaluateTable(Table):
+    judges: list[str] = Field(default=["embedded"], min_length=1)
+    speeches: list[Literal["arena", "test"]] = Field(
+        default=["arena", "test"], description="splits whose speeches the policies answer"
+    )
+    limit: Positive | None = None
+    samples: Positive = Field(
+        default=1, description="replies of each policy per speech; more of them narrow the intervals"
+    )
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    max_new_tokens: Positive = 512
+    tie: Annotated[float, Field(ge=0)] = Field(
+        default=0.05, description="overall scores closer than this are a tie (scoring judges)"
+    )
+    bootstrap: Positive = 10_000
+    allow_dependent: bool = Field(
+        default=False, description="let a judge grade that shares a family with the labels; stamps the report"
+    )
