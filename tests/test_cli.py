@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_run import command, copy_run, environment, run_command, write_recipe
+from tiny_run import RUN_STAGES, command, copy_run, environment, run_command, write_recipe
 
 import psychocounsel
 from psychocounsel.run import STAGES, RunFolder
@@ -96,7 +96,7 @@ def test_a_stage_command_makes_its_stage_alone_and_redo_makes_it_anew(finished, 
     assert (folder.stage(name) / "manifest.json").stat().st_mtime_ns > made
 
 
-@pytest.mark.parametrize("name", STAGES[4:])
+@pytest.mark.parametrize("name", RUN_STAGES[4:])
 def test_the_training_stages_are_commands_too(finished, tmp_path, cli, name):
     copy_run(finished, tmp_path)
     code, _, err = cli(name, write_recipe(tmp_path), "--runs", tmp_path)

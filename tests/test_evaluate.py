@@ -15,7 +15,8 @@ from psychocounsel.evaluate.policies import held_out, policy_replies
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
-from psychocounsel.ratings.judge import ModelJudge, ScoringJudge
+from psychocounsel.ratings.judge import ScoringJudge
+from psychocounsel.ratings.model_judge import ModelJudge
 from psychocounsel.recipe import EvaluateTable
 from psychocounsel.records import Verdict, read_rows
 

@@ -10,8 +10,9 @@ import psychocounsel
 
 PACKAGE = Path(psychocounsel.__file__).parent
 FLOORS = (
-    "errors < progress < records < recipe < principles < models < speeches < responses < ratings < pairs < training"
-    " < supervised < reward < policy < evaluate < run < pipeline < rate < show < preview < cli"
+    "errors < progress < engine < records < recipe < principles < preference < privacy < models < speeches < responses"
+    " < ratings < pairs < training < supervised < reward < policy < evaluate < publish < run < pipeline < rate < trace"
+    " < verify < batch < agreement < show < preview < cli"
 )
 ORDER = tuple(FLOORS.split(" < "))
 ALONE = ("progress",)  # imports nothing of ours

@@ -7,9 +7,10 @@ import signal
 import pytest
 
 from psychocounsel.errors import UserError
+from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import Request
 from psychocounsel.models.scripted import Scripted
-from psychocounsel.models.store import CallStore, ask_all
+from psychocounsel.models.store import CallStore
 
 
 def request(word):

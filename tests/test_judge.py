@@ -10,7 +10,8 @@ from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
 from psychocounsel.ratings import described, open_judges, rate_responses
-from psychocounsel.ratings.judge import Item, ModelJudge, ScoringJudge
+from psychocounsel.ratings.judge import Item, ScoringJudge
+from psychocounsel.ratings.model_judge import ModelJudge
 from psychocounsel.recipe import RatingsTable
 from psychocounsel.records import Response
 
@@ -73,7 +74,7 @@ def test_a_refused_repair_loses_no_usable_answer(store, finish):
 @pytest.mark.parametrize("finish", ["refused", "filtered"])
 def test_a_refused_repair_of_noise_is_a_refusal(store, finish):
     judge = ModelJudge(Finishing("Very warm.", scored(7), finish))
-    assert asyncio.run(judge.rate(ITEM, SEVEN, store)) == (None, "refused")
+    assert asyncio.run(judge.rate(ITEM, SEVEN, store)) == (None, finish)
 
 
 class Partial:
@@ -93,7 +94,7 @@ def test_a_score_that_is_missing_gives_no_verdict_and_no_tie(store):
 
 
 def test_the_embedded_judge_says_what_it_is_wherever_it_rates(store, capsys):
-    (embedded,) = open_judges(["embedded"], 10)
+    (embedded,) = open_judges(["embedded"])
     line = described(embedded)
     assert "prefers the raters' choice in " in line and "no clinician has checked it" in line
     rate_responses([SPEECH], [ITEM.response], SEVEN, RatingsTable(judges=["embedded"]), store)

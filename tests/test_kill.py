@@ -5,7 +5,17 @@ import signal
 import subprocess
 
 import pytest
-from tiny_run import command, copy_run, environment, output_hashes, read_json, run_command, wait_for, write_recipe
+from tiny_run import (
+    RUN_STAGES,
+    command,
+    copy_run,
+    environment,
+    output_hashes,
+    read_json,
+    run_command,
+    wait_for,
+    write_recipe,
+)
 
 from psychocounsel.run import STAGES, RunFolder
 
@@ -33,7 +43,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(finished, tmp_p
     draw = random.Random(SEED)
     recipe, folder = write_recipe(tmp_path), RunFolder(tmp_path / "tiny")
     arguments = ("run", recipe, "--runs", tmp_path)
-    moments = [(stage, draw.uniform(0, 0.4)) for stage in sorted(draw.sample(STAGES, KILLS), key=STAGES.index)]
+    moments = [(stage, draw.uniform(0, 0.4)) for stage in sorted(draw.sample(RUN_STAGES, KILLS), key=STAGES.index)]
     killed = []
     for stage, delay in moments:
         if folder.manifest(stage) is None:  # a slow machine may have finished it before the last signal

@@ -8,9 +8,10 @@ import pytest
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
+from psychocounsel.models.calls import ask, ask_all
 from psychocounsel.models.chat import Completion, Request, family_of
 from psychocounsel.models.scripted import Scripted
-from psychocounsel.models.store import CallStore, ask, ask_all
+from psychocounsel.models.store import CallStore
 
 
 def request(text="Hello", **fields):
@@ -69,6 +70,7 @@ def test_a_crash_between_sending_and_answer_is_asked_again(tmp_path):
     path = tmp_path / "calls.sqlite"
     with CallStore(path) as store:
         store.begin(request().key("scripted", "scripted"), Scripted([""]), request())
+        store.flush()
         assert store.by_model() == [("scripted", "scripted", 0, 1)]
     with CallStore(path) as store:
         assert asyncio.run(ask(Scripted(["late"]), request(), store)).text == "late"

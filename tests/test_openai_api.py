@@ -10,11 +10,13 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from psychocounsel.errors import UserError
-from psychocounsel.models import open_models, openai_api
+from psychocounsel.models import calls, open_models
+from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import Request as Question
-from psychocounsel.models.store import CallStore, ask_all
+from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
 from psychocounsel.principles.prompts import judge_schema
+from psychocounsel.recipe import ModelsTable
 
 KEY = "sk-not-a-real-key-0123456789"
 
@@ -60,7 +62,7 @@ def server():
 
 @pytest.fixture
 def endpoint(server, monkeypatch):
-    monkeypatch.setattr(openai_api, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(calls, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("PSYCHOCOUNSEL_API_KEY", KEY)
     server.script, server.asked, server.keys, server.times = [(200, body(), {})], [], [], []
     return server
@@ -121,7 +123,7 @@ def test_a_server_that_stays_broken_ends_in_one_clear_error(endpoint, ask, tmp_p
     endpoint.script = [(500, {"error": "down"}, {})]
     with pytest.raises(UserError, match=r"#tiny: 500 after 6 attempts; the calls answered so far are kept"):
         ask("Hi")
-    assert len(endpoint.asked) == openai_api.ATTEMPTS == 6
+    assert len(endpoint.asked) == ModelsTable().attempts == 6
     endpoint.script = [(200, body("Back again."), {})]
     assert ask("Hi")[0].text == "Back again."
 

@@ -5,6 +5,7 @@ import fcntl
 import pytest
 from tiny_run import (
     DONE_LINES,
+    RUN_STAGES,
     copy_run,
     output_hashes,
     read_json,
@@ -36,7 +37,7 @@ def test_a_stage_reads_only_earlier_stages():
 
 def test_the_run_says_what_every_stage_made(finished):
     lines = (finished.parents[1] / "stderr.txt").read_text().splitlines()
-    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == list(STAGES)
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == list(RUN_STAGES)
     assert lines[0].startswith("speeches: read 252, kept 252, dropped none, splits (arena 84, dev 17, test 42")
 
 
@@ -63,7 +64,7 @@ def test_a_lost_report_is_written_again_without_any_stage(finished, tmp_path, cl
 def test_a_dry_run_says_what_would_be_done_and_makes_nothing(tmp_path, cli):
     code, out, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path / "runs", "--dry-run")
     assert (code, err) == (0, "")
-    assert [line.split() for line in out.splitlines()] == [[name, "run"] for name in STAGES]
+    assert [line.split() for line in out.splitlines()] == [[name, "run"] for name in RUN_STAGES]
     assert not (tmp_path / "runs").exists()
 
 

@@ -205,4 +205,6 @@ def test_every_topic_is_there_once_under_eight_coarse_ones():
 
 def test_every_counselchat_topic_is_read_as_a_known_one():
     assert len(counselchat_topics()) == 31
-    assert set(counselchat_topics().values()) <= set(load_topics())
+    assert {key for keys in counselchat_topics().values() for key in keys} <= set(load_topics())
+    assert all(len(keys) == len(set(keys)) >= 1 for keys in counselchat_topics().values())
+    assert counselchat_topics()["relationships"] == ("couple_conflict", "trust_infidelity", "dating")

@@ -7,8 +7,9 @@ import pytest
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
+from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import Request
-from psychocounsel.models.store import CallStore, ask_all
+from psychocounsel.models.store import CallStore
 
 
 def write(path, *rows):

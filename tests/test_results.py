@@ -4,10 +4,10 @@ import shutil
 from collections import Counter
 
 import pytest
-from tiny_run import DONE_LINES, read_json, write_recipe
+from tiny_run import DONE_LINES, RUN_STAGES, read_json, write_recipe
 
 from psychocounsel.records import Rating, Response, Speech, read_records
-from psychocounsel.run import STAGES, RunFolder
+from psychocounsel.run import RunFolder
 
 REQUIRED = {
     "reward.accuracy", "reward.length_baseline", "winrate.offline_vs_base", "winrate.online_vs_base",
@@ -39,7 +39,7 @@ def test_results_add_up_to_what_the_stages_left(finished):
     folder, metrics = RunFolder(finished), read_json(finished / "results.json")["metrics"]
     lines = len((folder.stage("pairs") / "train.jsonl").read_text().splitlines())
     assert metrics["pairs.train"]["value"] == lines == folder.manifest("pairs").counts["train"]
-    seconds = sum(folder.manifest(name).seconds for name in STAGES)
+    seconds = sum(folder.manifest(name).seconds for name in RUN_STAGES)
     assert metrics["seconds.total"]["value"] == pytest.approx(seconds, abs=1e-3)
 
 

@@ -14,9 +14,10 @@ from tiny_run import (
     write_recipe,
 )
 
+from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import Request
 from psychocounsel.models.scripted import Scripted
-from psychocounsel.models.store import CallStore, ask_all, copy_calls
+from psychocounsel.models.store import CallStore, copy_calls
 from psychocounsel.run import STAGES, RunFolder, write_text
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_run import RUN_STAGES
 
 from psychocounsel import run
 from psychocounsel.errors import UserError
@@ -27,7 +28,7 @@ def test_stage_folders_are_numbered_in_the_order_of_the_pipeline(tmp_path):
     folder = RunFolder(tmp_path)
     names = [folder.stage(name).name for name in STAGES]
     assert names[0] == "1-speeches"
-    assert names[-1] == "8-evaluate"
+    assert names[-1] == "9-publish"
     assert sorted(names) == names
 
 
@@ -47,7 +48,7 @@ def test_a_manifest_names_every_file_with_the_hash_of_its_bytes(folder):
 
 def test_a_manifest_is_the_last_file_of_its_stage(finished):
     folder = RunFolder(finished)
-    for name in STAGES:
+    for name in RUN_STAGES:
         place = folder.stage(name)
         others = [file.stat().st_mtime_ns for file in place.rglob("*") if file.is_file() and file.parent != place]
         others += [file.stat().st_mtime_ns for file in place.glob("*.json*") if file.name != "manifest.json"]

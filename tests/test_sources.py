@@ -135,7 +135,7 @@ def test_a_folder_in_hub_layout_is_read_offline(tmp_path, known):
     save(folder / "data" / "test-00000-of-00001.parquet", [{column: "not this one"}])
     found = load(f"amod:{folder}" if known else f"hub:{folder}")
     assert texts(found) == [ONE, TWO]
-    assert {speech.license for speech in found} == {"openrail" if known else ""}
+    assert {speech.license for speech in found} == {"RAIL-D" if known else ""}
 
 
 @pytest.mark.usefixtures("hub_cache")
@@ -204,7 +204,7 @@ def test_a_column_missing_in_counselchat_is_named(tmp_path):
         (
             "a.xlsx",
             b"PK",
-            r"a\.xlsx' is not a \.csv, \.jsonl or \.parquet file, nor one of: embedded, counselchat:FILE",
+            r"a\.xlsx' is not a \.csv, \.json, \.jsonl or \.parquet file, no package\.module:function, nor one of: embed",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import psychocounsel
+from psychocounsel.pipeline import Options
 from psychocounsel.run import STAGES, RunFolder
 
 TRAINING = """
@@ -53,7 +54,8 @@ allow_dependent = true
 JUDGED_RECIPE = TINY_RECIPE.replace("limit = 30", "limit = 3\nper_speech = 2", 1).replace(
     "[supervised]", '[ratings]\njudges = ["desk.judge:judge"]\n[supervised]', 1
 )
-DONE_LINES = [f"{name}: done before" for name in STAGES]
+RUN_STAGES = tuple(Options().stages)  # what `psychocounsel run` makes: all but publish
+DONE_LINES = [f"{name}: done before" for name in RUN_STAGES]
 SILENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 
 
@@ -81,13 +83,13 @@ def run_command(*arguments: object, cwd: Path, paths: tuple[Path, ...] = (), **s
     return subprocess.run(command(*arguments), cwd=cwd, env=environment(*paths), **settings)
 
 
-def copy_run(run: Path, folder: Path, keep: str = STAGES[-1]) -> RunFolder:
+def copy_run(run: Path, folder: Path, keep: str = RUN_STAGES[-1]) -> RunFolder:
     """A copy of a run in `folder`/tiny with the stages up to `keep`."""
     copied = RunFolder(folder / "tiny")
     shutil.copytree(run, copied.path)
     for name in STAGES[STAGES.index(keep) + 1 :]:
         copied.discard(name)
-    if keep != STAGES[-1]:
+    if keep != RUN_STAGES[-1]:
         for leaf in ("results.json", "report.html"):
             (copied.path / leaf).unlink()
     return copied

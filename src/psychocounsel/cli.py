@@ -24,6 +24,8 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML). Complete examples are in recipes/.")]
 SetValues = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: table.key=value. Repeatable.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
+RedoStage = Annotated[bool, typer.Option("--redo", help="Make the stage anew, and all after it when they run.")]
+EngineName = Annotated[str, typer.Option("--engine", help="Where the pure stages run: here, or ray (many machines).")]
 
 
 def _version(asked: bool) -> None:
@@ -55,13 +57,14 @@ def run(
         Path | None, typer.Option("--reuse", help="Take over equal stages and paid calls of another run.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    engine: EngineName = "here",
 ) -> None:
     """Run a recipe from speeches to report. The same command again continues or finds everything done."""
     from psychocounsel.pipeline import Options, plan_run, run_recipe
     from psychocounsel.recipe import load_recipe
 
     loaded = load_recipe(recipe, set_values)
-    options = Options(start, stop, redo, reuse)
+    options = Options(start, stop, redo, reuse, engine)
     if dry_run:
         for plan in plan_run(loaded, runs, options):
             print(f"{plan.stage:<11} {plan.action}{f' ({plan.why})' if plan.why else ''}")
@@ -80,16 +83,30 @@ def _stage_command(name: str, help_text: str) -> None:
         recipe: RecipeFile,
         set_values: SetValues = None,
         runs: Runs = Path("runs"),
-        redo: Annotated[
-            bool, typer.Option("--redo", help="Make the stage anew, and all after it when they run.")
-        ] = False,
+        redo: RedoStage = False,
     ) -> None:
-        from psychocounsel.pipeline import Options, run_recipe
-        from psychocounsel.recipe import load_recipe
+        _run_stage(name, recipe, set_values, runs, redo)
 
-        run_recipe(load_recipe(recipe, set_values), runs, Options(name, name, name if redo else ""))
+    def pure_command(
+        recipe: RecipeFile,
+        set_values: SetValues = None,
+        runs: Runs = Path("runs"),
+        redo: RedoStage = False,
+        engine: EngineName = "here",
+    ) -> None:
+        _run_stage(name, recipe, set_values, runs, redo, engine)
 
-    app.command(name, help=f"Stage only: {help_text}", rich_help_panel="Stages")(command)
+    chosen = pure_command if name == "speeches" else command
+    app.command(name, help=f"Stage only: {help_text}", rich_help_panel="Stages")(chosen)
+
+
+def _run_stage(
+    name: str, recipe: Path, set_values: list[str] | None, runs: Path, redo: bool, engine: str = "here"
+) -> None:
+    from psychocounsel.pipeline import Options, run_recipe
+    from psychocounsel.recipe import load_recipe
+
+    run_recipe(load_recipe(recipe, set_values), runs, Options(name, name, name if redo else "", engine=engine))
 
 
 for _name, _text in {

@@ -25,7 +25,7 @@ def rate_file(judge_name: str, source: Path, target: Path, calls: Path | None) -
     if not rows:
         raise UserError(f"{source}: empty; expected rows with 'speech' and 'response'")
     items = [_item(source, number, row) for number, row in rows]
-    judges = open_judges([judge_name], 1200)
+    judges = open_judges([judge_name])
     if len(judges) != 1:
         raise UserError(f"--judge {judge_name}: holds {len(judges)} judges; name one")
     judge, principles = judges[0], load_principles()

@@ -22,7 +22,16 @@ Score = Annotated[float, Field(ge=1, le=5, allow_inf_nan=False)]
 
 def content_id(value: Any) -> str:
     """16 hex digits of blake2b over the canonical JSON of `value` (sorted keys, no spaces, UTF-8)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return short_hash(canonical_json(value))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def short_hash(text: str) -> str:
+    """16 hex digits of blake2b over a text."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -100,7 +109,8 @@ class Response(Record):
 class Rating(Record):
     """Scores of one judge (model or human) for one response; None means 'no basis to score'.
 
-    `levels` holds the probability of each score from 1 to 5 where the judge's endpoint gives one.
+    `levels` holds the probability of each score from 1 to 5 where the judge's endpoint gives one. `call_id` names the
+    call the scores were read from (several with commas between, when each principle was a question of its own).
     """
 
     response_id: str

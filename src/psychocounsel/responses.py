@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from psychocounsel.errors import UserError
+from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import ChatModel, Request
-from psychocounsel.models.store import CallStore, ask_all
+from psychocounsel.models.store import CallStore
 from psychocounsel.principles.prompts import COUNSELLOR, chat_messages
 from psychocounsel.progress import progress
 from psychocounsel.recipe import ResponsesTable
@@ -57,7 +58,7 @@ def respond(
             "responses: no model of the pool can answer any of the speeches; do the recordings belong to them?"
         )
     with progress("responses", len(jobs)) as advance:
-        answers = ask_all(jobs, store, lambda _: advance())
+        answers = ask_all(jobs, store, lambda _: advance(note=store.budget.told() if store.budget else ""))
     responses = [
         Response(
             speech_id=request.subject["speech_id"],

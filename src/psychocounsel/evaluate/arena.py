@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.statistics import Figure, cluster_mean
-from psychocounsel.models.store import CallStore, together
+from psychocounsel.models.calls import together
+from psychocounsel.models.store import CallStore
 from psychocounsel.principles import Principle
 from psychocounsel.progress import progress
 from psychocounsel.ratings.judge import Judge
@@ -38,16 +39,18 @@ def hold(
     if set(contest.replies_a) != set(contest.replies_b):
         raise UserError(f"evaluate: {contest.a} and {contest.b} did not answer the same speeches")
     jobs = [(speech, judge, a_first) for judge in judges for speech in speeches for a_first in (True, False)]
-    gates = {judge.name: asyncio.Semaphore(judge.concurrency) for judge in judges}
     with progress(f"{contest.a} against {contest.b}", len(jobs)) as advance:
 
         async def one(speech: Speech, judge: Judge, a_first: bool) -> Verdict:
-            async with gates[judge.name]:
-                verdict = await _verdict(contest, speech, judge, a_first, principles, store)
-            advance()
+            verdict = await _verdict(contest, speech, judge, a_first, principles, store)
+            advance(note=store.budget.told() if store.budget else "")
             return verdict
 
-        return together([one(*job) for job in jobs], store)
+        def lane(judge: Judge) -> Iterator[tuple[int, Coroutine[Any, Any, Verdict]]]:
+            return ((place, one(*job)) for place, job in enumerate(jobs) if job[1] is judge)
+
+        models = [model for judge in judges if (model := getattr(judge, "model", None))]
+        return together([(judge.concurrency, lane(judge)) for judge in judges], store, models)
 
 
 async def _verdict(

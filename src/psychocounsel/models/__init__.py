@@ -7,16 +7,18 @@ from collections.abc import Callable
 
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.models.chat import ChatModel
+from psychocounsel.recipe import ModelsTable
 
-KINDS = ("recorded", "openai", "local", "http", "https")
+KINDS = ("recorded", "openai", "anthropic", "local", "vllm", "http", "https")
 
 
-def open_models(name: str, purpose: str = "responses") -> list[ChatModel]:
+def open_models(name: str, purpose: str = "responses", table: ModelsTable | None = None) -> list[ChatModel]:
     """The models behind a recipe's string; a recording may hold several. Raises UserError for unknown strings.
 
-    `recorded:embedded`, `recorded:FILE_OR_FOLDER`, `openai:MODEL`, `http(s)://HOST/v1#MODEL`, `local:FOLDER_OR_HUB_ID`,
-    or `package.module:object`, a callable without arguments that returns a ChatModel. `purpose` is "responses"
-    or "ratings": it says which recording is meant.
+    `recorded:embedded`, `recorded:FILE_OR_FOLDER`, `openai:MODEL`, `anthropic:MODEL`, `http(s)://HOST/v1#MODEL`,
+    `local:FOLDER_OR_HUB_ID`, `vllm:FOLDER_OR_HUB_ID`, or `package.module:object`, a callable without arguments that
+    returns a ChatModel. `purpose` is "responses" or "ratings": it says which recording is meant. `table` says how
+    remote ones are called.
     """
     kind, _, rest = name.partition(":")
     if kind == "recorded" and rest:
@@ -26,7 +28,15 @@ def open_models(name: str, purpose: str = "responses") -> list[ChatModel]:
     if kind in ("openai", "http", "https") and rest:
         from psychocounsel.models.openai_api import OpenAIModel
 
-        return [OpenAIModel.from_name(name)]
+        return [OpenAIModel.from_name(name, table)]
+    if kind == "anthropic" and rest:
+        from psychocounsel.models.anthropic_api import AnthropicModel
+
+        return [AnthropicModel(name, table)]
+    if kind == "vllm" and rest:
+        from psychocounsel.models.vllm_offline import VllmModel
+
+        return [VllmModel(rest)]
     if kind == "local" and rest:
         from psychocounsel.models.local import LocalModel
         from psychocounsel.models.weights import require_training
@@ -38,7 +48,7 @@ def open_models(name: str, purpose: str = "responses") -> list[ChatModel]:
         return [_user_model(kind, rest)]
     raise UserError(
         f"model '{name}': not a known model string{nearest(kind, list(KINDS)) or '.'} Write recorded:embedded, "
-        "openai:MODEL, http://HOST/v1#MODEL, local:FOLDER or package.module:object"
+        "openai:MODEL, anthropic:MODEL, http://HOST/v1#MODEL, local:FOLDER, vllm:FOLDER or package.module:object"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Completion, Request
+from psychocounsel.preference import read_preferences
 from psychocounsel.recipe import data_path
 from psychocounsel.records import content_id, read_rows
 
@@ -42,7 +43,9 @@ class RecordedModel:
 
 
 def open_recording(where: str, purpose: str) -> list[ChatModel]:
-    """All models of a recording: 'embedded' (package data, optionally /NAME), a JSON Lines file or a folder."""
+    """All models of a recording: 'embedded' (package data, optionally /NAME), a file, a folder, 'preference:PLACE'."""
+    if where.startswith("preference:"):
+        return list(_preference_models(where.removeprefix("preference:"), purpose))
     name, _, only = where.partition("/") if where.split("/")[0] == "embedded" else (where, "", "")
     path = embedded_file(f"{purpose}.jsonl") if name == "embedded" else data_path(where)
     if path.is_dir():
@@ -85,6 +88,26 @@ def _open_file(path: Path, purpose: str) -> list[RecordedModel]:
     if not replies:
         raise UserError(f"{path}: empty; expected one recorded reply per line")
     return [RecordedModel(name, fields, found) for (name, fields), found in sorted(replies.items())]
+
+
+def _preference_models(place: str, purpose: str) -> list[RecordedModel]:
+    """Replies of a preference set in the released schema, one model per name; or its ratings, one judge per labeller.
+
+    Keys are source ids: the words of a speech may be repaired or get pseudonyms before anybody answers it.
+    """
+    found = read_preferences(place)
+    asked = {speech.id: speech.source_id for speech in found.speeches}
+    answers = {response.id: response for response in found.responses}
+    replies: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], str]] = defaultdict(dict)
+    if purpose == "responses":
+        for response in found.responses:
+            replies[response.model, ("source_id",)].setdefault((asked[response.speech_id],), response.text.strip())
+    else:
+        for rating in found.ratings:
+            reply = answers[rating.response_id]
+            key = (asked[reply.speech_id], reply.model)
+            replies[rating.judge, ("source_id", "model")].setdefault(key, json.dumps(rating.scores))
+    return [RecordedModel(name, fields, texts) for (name, fields), texts in sorted(replies.items())]
 
 
 def _read_reply(row: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:

@@ -3,46 +3,86 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Completion, Request
 from psychocounsel.records import content_id
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from psychocounsel.models.prices import Budget
 
+VERSION = 2
 TABLES = """
 CREATE TABLE IF NOT EXISTS texts (id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, request TEXT NOT NULL,
   status TEXT NOT NULL CHECK (status IN ('pending', 'done')), raw TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS endpoints (id TEXT PRIMARY KEY, found TEXT NOT NULL) WITHOUT ROWID;
 """
+SINCE_1 = ("tokens_in INTEGER NOT NULL DEFAULT 0", "tokens_out INTEGER NOT NULL DEFAULT 0", "cost REAL")
+Statement = tuple[str, tuple[Any, ...]]
 
 
 class CallStore:
-    """A folder's `calls.sqlite`. A pending row goes in before sending, the raw body before parsing."""
+    """A folder's `calls.sqlite`. A pending row goes in before sending, the raw body before parsing.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    One process writes at a time (a lock beside the file); any number may read (`read_only`). Rows of calls that run
+    side by side are committed together, each call waiting until its own row is on the disk.
+    """
+
+    def __init__(self, path: Path, budget: Budget | None = None, *, read_only: bool = False) -> None:
+        self.path, self.budget, self.read_only = path, budget, read_only
         self.sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.in_flight: set[asyncio.Task[str]] = set()
+        self.stopping = False
+        self._queue: list[Statement] = []
+        self._saving: asyncio.Task[None] | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._known: set[str] = set()
+        self._lock: IO[str] | None = None
         try:
+            if read_only:
+                self.reader = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+                self.reader.execute("SELECT 1 FROM calls LIMIT 1")
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.connection = sqlite3.connect(path, isolation_level=None)
+            self._lock = _locked(path)
+            self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=FULL")
-            self.connection.executescript(TABLES)
+            self._prepare()
+            self.reader = sqlite3.connect(path, isolation_level=None)  # never waits for the disk, sees whole commits
         except (sqlite3.Error, OSError) as error:
+            self._close()
             raise UserError(
                 f"{path}: cannot be used as a call store ({error}); is it damaged, or the disk full?"
             ) from error
+
+    def _prepare(self) -> None:
+        """Make the tables, or bring those of an earlier version up to this one. Raises UserError for a later one."""
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            self._close()
+            raise UserError(
+                f"{self.path}: made by a later version of psychocounsel (store version {version}, this one knows "
+                f"{VERSION}); update the package, or start a run with another name"
+            )
+        self.connection.executescript(TABLES)
+        present = {row[1] for row in self.connection.execute("PRAGMA table_info(calls)")}
+        for column in SINCE_1:
+            if column.split()[0] not in present:
+                self.connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
+        self.connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def __enter__(self) -> CallStore:
         return self
@@ -50,40 +90,83 @@ class CallStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.connection.close()
+        try:
+            self.flush()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.shutdown()
+        for connection in (getattr(self, "reader", None), getattr(self, "connection", None)):
+            if connection is not None:
+                connection.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def find(self, call_id: str) -> str | None:
         """The raw body of a finished call, or None."""
-        row = self.connection.execute("SELECT raw FROM calls WHERE id = ? AND status = 'done'", (call_id,)).fetchone()
+        row = self.reader.execute("SELECT raw FROM calls WHERE id = ? AND status = 'done'", (call_id,)).fetchone()
         return None if row is None else str(row[0])
 
     def begin(self, call_id: str, model: ChatModel, request: Request) -> None:
-        """Note that a call is about to be sent. Long prompts are stored once."""
-        texts = [(content_id(message["content"]), message["content"]) for message in request.messages]
-        slim = [{"role": m["role"], "text": key} for m, (key, _) in zip(request.messages, texts, strict=True)]
-        body = {
-            "messages": slim,
-            "sampling": request.sampling,
-            "schema": request.answer_schema,
-            "sample": request.sample,
-        }
-        with self._writing():
-            self.connection.execute("BEGIN")
-            self.connection.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts)
-            self.connection.execute(
-                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, 'pending', NULL)",
-                (call_id, model.kind, model.name, json.dumps(body)),
-            )
+        """Note that a call is about to be sent; on disk after `saved`. Long prompts are stored once."""
+        slim = []
+        for message in request.messages:
+            text = message["content"]
+            key = content_id(text)
+            slim.append({"role": message["role"], "text": key})
+            if key not in self._known:
+                self._queue.append(("INSERT OR IGNORE INTO texts VALUES (?, ?)", (key, text)))
+                if message["role"] == "system":  # the few that come again and again
+                    self._known.add(key)
+        body: dict[str, Any] = {"messages": slim, "sampling": request.sampling, "schema": request.answer_schema}
+        body |= {"sample": request.sample, "form": request.form, "questions": request.questions}
+        insert = "INSERT OR REPLACE INTO calls (id, kind, model, request, status) VALUES (?, ?, ?, ?, 'pending')"
+        self._queue.append((insert, (call_id, model.kind, model.name, json.dumps(body))))
 
-    def finish(self, call_id: str, raw: str) -> None:
-        """Keep the raw body of a call."""
-        with self._writing():
-            self.connection.execute("UPDATE calls SET status = 'done', raw = ? WHERE id = ?", (raw, call_id))
+    def finish(self, call_id: str, raw: str, completion: Completion, cost: float | None) -> None:
+        """Keep the raw body of a call, its tokens and what it cost; on disk after `saved`."""
+        query = "UPDATE calls SET status = 'done', raw = ?, tokens_in = ?, tokens_out = ?, cost = ? WHERE id = ?"
+        self._queue.append((query, (raw, completion.tokens_in, completion.tokens_out, cost, call_id)))
 
-    def reopen(self, call_id: str) -> None:
-        """The body of this call is no answer: it stays to be looked at, and the next run asks again."""
-        with self._writing():
-            self.connection.execute("UPDATE calls SET status = 'pending' WHERE id = ?", (call_id,))
+    def unreadable(self, call_id: str, raw: str) -> None:
+        """The body of this call is no answer: it stays to be looked at, and the call is asked again."""
+        self._queue.append(("UPDATE calls SET status = 'pending', raw = ? WHERE id = ?", (raw, call_id)))
+
+    async def saved(self) -> None:
+        """Wait until everything noted so far is on the disk. Calls that wait together share one commit."""
+        if self._saving is None:
+            self._saving = asyncio.create_task(self._save())
+        await asyncio.shield(self._saving)
+
+    async def _save(self) -> None:
+        await asyncio.sleep(0)  # let the calls that are ready in this turn of the loop join
+        rows, self._saving = self._take(), None
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "call-store")
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, rows)
+
+    def flush(self) -> None:
+        """Put everything noted so far on the disk, now."""
+        self._commit(self._take())
+
+    def _take(self) -> list[Statement]:
+        rows, self._queue = self._queue, []
+        return rows
+
+    def _commit(self, rows: Sequence[Statement]) -> None:
+        if not rows:
+            return
+        try:
+            with self.connection:
+                self.connection.execute("BEGIN IMMEDIATE")
+                for query, values in rows:
+                    self.connection.execute(query, values)
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self.path}: cannot write ({error}); free some disk space, then run the same command"
+            ) from error
 
     def keep(self, sending: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
         """Send in a task of its own, known to the store until it is done."""
@@ -96,17 +179,33 @@ class CallStore:
         """(model, endpoint, answered, pending) of every model asked, by name."""
         done, pending = "SUM(status = 'done')", "SUM(status = 'pending')"
         query = f"SELECT model, kind, {done}, {pending} FROM calls GROUP BY model, kind ORDER BY model, kind"
-        return self.connection.execute(query).fetchall()
+        return self.reader.execute(query).fetchall()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with self.connection:
-                yield
-        except sqlite3.OperationalError as error:
-            raise UserError(
-                f"{self.path}: cannot write ({error}); free some disk space, then run the same command"
-            ) from error
+    def spent(self) -> float:
+        """US dollars of all calls whose price was known."""
+        return float(self.reader.execute("SELECT COALESCE(SUM(cost), 0) FROM calls").fetchone()[0])
+
+    def endpoint(self, name: str) -> dict[str, Any] | None:
+        """What was found out about an endpoint, or None when it was never probed."""
+        row = self.reader.execute("SELECT found FROM endpoints WHERE id = ?", (name,)).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def note_endpoint(self, name: str, found: dict[str, Any]) -> None:
+        """Keep what was found out about an endpoint; on disk after `saved`."""
+        self._queue.append(("INSERT OR REPLACE INTO endpoints VALUES (?, ?)", (name, json.dumps(found))))
+
+
+def _locked(path: Path) -> IO[str]:
+    """The lock of a store; it goes with the process."""
+    file = path.with_name(path.name + ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"{path}: another process is writing to this call store; wait for it, or name another store"
+        ) from None
+    return file
 
 
 def copy_calls(source: Path, target: Path) -> None:
@@ -116,63 +215,3 @@ def copy_calls(source: Path, target: Path) -> None:
             old.backup(new)
         except sqlite3.Error as error:
             raise UserError(f"{source}: cannot be copied to {target} ({error})") from error
-
-
-async def ask(model: ChatModel, request: Request, store: CallStore) -> Completion:
-    """Answer one request: from the store when the same call was made before, else by the model."""
-    call_id = request.key(model.kind, model.name)
-    async with store.sending.setdefault(call_id, asyncio.Lock()):  # equal requests at once: the first one pays
-        raw = store.find(call_id)
-        cached = raw is not None
-        if raw is None:
-            await asyncio.sleep(0)  # a failure that made room for this call ends it here, before it is sent
-            store.begin(call_id, model, request)
-            raw = await asyncio.shield(store.keep(_send(model, request, store, call_id)))
-    try:
-        completion = model.read(raw)
-    except UserError:
-        store.reopen(call_id)
-        raise
-    return completion.model_copy(update={"call_id": call_id, "cached": cached})
-
-
-async def _send(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
-    raw = await model.send(request)
-    store.finish(call_id, raw)
-    return raw
-
-
-def ask_all(
-    jobs: Sequence[tuple[ChatModel, Request]], store: CallStore, done: Callable[[Completion], None] = lambda _: None
-) -> list[Completion]:
-    """Answer many requests at once (each model's own concurrency), in the order of `jobs`."""
-    gates = {id(model): asyncio.Semaphore(model.concurrency) for model, _ in jobs}
-
-    async def one(model: ChatModel, request: Request) -> Completion:
-        async with gates[id(model)]:
-            completion = await ask(model, request, store)
-        done(completion)
-        return completion
-
-    return together([one(model, request) for model, request in jobs], store)
-
-
-def together(jobs: Sequence[Coroutine[Any, Any, T]], store: CallStore) -> list[T]:
-    """Run coroutines together, results in their order.
-
-    The first failure (or Ctrl-C) stops the rest and is raised as it is. Calls already sent are paid for: they are
-    waited for and stored.
-    """
-
-    async def everything() -> list[T]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(job) for job in jobs]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        finally:
-            if store.in_flight:
-                await asyncio.wait(store.in_flight)
-        return [task.result() for task in tasks]
-
-    return asyncio.run(everything())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from psychocounsel.engine import check_engine
 from psychocounsel.errors import RunInterrupted, UserError, nearest
 from psychocounsel.models.store import CallStore, copy_calls
 from psychocounsel.pipeline.context import Run
@@ -33,9 +34,16 @@ READS: dict[str, tuple[str, ...]] = {
     "reward": ("speeches", "responses", "pairs", "supervised"),
     "policy": ("speeches", "responses", "pairs", "supervised", "reward"),
     "evaluate": ("speeches", "responses", "ratings", "pairs", "supervised", "reward", "policy"),
+    "publish": ("speeches", "responses", "ratings", "pairs"),
 }
-USES_PRINCIPLES = ("ratings", "pairs", "evaluate")
+LAST = "evaluate"  # where a run ends unless told otherwise: publishing is a decision, never a by-product
+USES_PRINCIPLES = ("ratings", "pairs", "evaluate", "publish")
 USES_BASE = ("supervised", "reward", "policy")
+
+
+def feeds(name: str) -> set[str]:
+    """All stages a stage depends on, directly or through others."""
+    return {found for read in READS[name] for found in (read, *feeds(read))}
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,21 @@ class Options:
     """What of a recipe to run."""
 
     start: str = STAGES[0]
-    stop: str = STAGES[-1]
+    stop: str = LAST
     redo: str = ""
     reuse: Path | None = None
+    engine: str = "here"
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages asked for and all that they read, in order: publishing does not wait for training."""
+        asked = STAGES[STAGES.index(self.start) : STAGES.index(self.stop) + 1]
+        return [name for name in STAGES if name in asked or any(name in feeds(other) for other in asked)]
+
+    @property
+    def redone(self) -> list[str]:
+        """The stage of --redo and all that depend on it."""
+        return [name for name in STAGES if self.redo and self.redo in (name, *feeds(name))]
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,8 @@ def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
         settings["base"] = recipe.base
     if name == "evaluate":
         settings["max_length"] = recipe.policy.max_length
+    if name == "publish":
+        settings["title"] = recipe.publish.title or recipe.name
     return settings
 
 
@@ -75,6 +97,7 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
     Raises UserError (with what to do) and RunInterrupted; nothing finished or paid for is lost by either.
     """
     _check_stages(options)
+    check_engine(options.engine)
     load_principles(recipe.principles)
     folder = RunFolder(root / recipe.name)
     try:
@@ -94,14 +117,13 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
 
 
 def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
-    first, last = STAGES.index(options.start), STAGES.index(options.stop)
-    redone = STAGES[STAGES.index(options.redo) :] if options.redo else ()
-    plans = [plan_stage(recipe, folder, name, options.reuse) for name in STAGES[: last + 1] if name not in redone]
+    names, redone, first = options.stages, options.redone, STAGES.index(options.start)
+    plans = [plan_stage(recipe, folder, name, options.reuse) for name in names if name not in redone]
     for plan in plans:
         _stop_if_different(folder, plan)  # before anything is thrown away or written
     done = [plan.stage for plan in plans if plan.action == "done"]
     at_hand = _at_hand(recipe, options.reuse, done)
-    needed = [name for name in STAGES[: last + 1] if name not in at_hand]
+    needed = [name for name in names if name not in at_hand]
     preflight(recipe, needed)
     if any(name in TRAINED for name in needed):
         from psychocounsel.models.weights import require_training
@@ -117,8 +139,8 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
     write_text(folder.path / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False))
     ran = False
     with CallStore(folder.path / "calls.sqlite") as store:
-        run = Run(recipe, folder, store)
-        for name in STAGES[: last + 1]:
+        run = Run(recipe, folder, store, options.engine)
+        for name in names:
             plan = plan_stage(recipe, folder, name, options.reuse)
             _stop_if_different(folder, plan)
             if plan.action == "done":
@@ -131,8 +153,8 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
                 ran = True
             else:
                 _run_stage(run, name)
-                ran = True
-        if options.stop == STAGES[-1] and (ran or not (folder.path / "report.html").exists()):
+                ran = ran or name != "publish"
+        if LAST in names and (ran or not (folder.path / "report.html").exists()):
             from psychocounsel.pipeline.evaluation import write_results
 
             write_results(run)
@@ -194,8 +216,8 @@ def plan_run(recipe: Recipe, root: Path, options: Options) -> list[Plan]:
     _check_stages(options)
     folder = RunFolder(root / recipe.name)
     plans: list[Plan] = []
-    for name in STAGES[: STAGES.index(options.stop) + 1]:
-        redone = options.redo and STAGES.index(name) >= STAGES.index(options.redo)
+    for name in options.stages:
+        redone = name in options.redone
         plans.append(Plan(name, "run", "--redo") if redone else plan_stage(recipe, folder, name, options.reuse))
     return plans
 
@@ -223,8 +245,9 @@ def _run_stage(run: Run, name: str) -> None:
     if folder.exists() and (not note.is_file() or note.read_text(encoding="utf-8") != started):
         run.folder.discard(name)  # half-made with other settings, or half-discarded: not to be continued
     write_text(note, started)
-    for stale in ("results.json", "report.html"):
-        (run.folder.path / stale).unlink(missing_ok=True)
+    if name in (LAST, *feeds(LAST)):
+        for stale in ("results.json", "report.html"):
+            (run.folder.path / stale).unlink(missing_ok=True)
     start = time.monotonic()
     counts = STAGE_FUNCTIONS[name](run, folder)
     for leftover in [

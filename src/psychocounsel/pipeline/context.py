@@ -19,6 +19,7 @@ class Run:
     recipe: Recipe
     folder: RunFolder
     store: CallStore
+    engine: str = "here"
 
     @property
     def principles(self) -> tuple[Principle, ...]:

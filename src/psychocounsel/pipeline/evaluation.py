@@ -22,6 +22,7 @@ from psychocounsel.records import Pair, Response, Speech, Verdict, write_records
 from psychocounsel.run import STAGES, write_text
 
 SAMPLES = 8
+MEASURED = STAGES[: STAGES.index("evaluate") + 1]  # publishing a run changes none of its results
 RESULTS_SCHEMA = "psychocounsel-results/1"
 
 
@@ -30,7 +31,7 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     from psychocounsel.evaluate.policies import held_out, policy_replies
 
     table, seed = run.recipe.evaluate, run.recipe.seed
-    judges = open_judges(table.judges, run.recipe.ratings.max_tokens, tie=table.tie)
+    judges = open_judges(table.judges, run.recipe.ratings, run.recipe.models, tie=table.tie)
     labellers = sorted({(rating.judge, family_of(rating.judge)) for rating in run.ratings()})
     stamps = check_independence(judges, labellers, run.recipe.base, table)
     speeches = {speech.id: speech for speech in run.speeches()}
@@ -161,7 +162,7 @@ def write_results(run: Run) -> None:
     """RUN/results.json (a stable interface) and RUN/report.html, from what the finished stages left."""
     place = run.folder.stage("evaluate")
     figures = {key: Figure.model_validate(row) for key, row in json.loads((place / "figures.json").read_text()).items()}
-    manifests = [manifest for name in STAGES if (manifest := run.folder.manifest(name))]
+    manifests = [manifest for name in MEASURED if (manifest := run.folder.manifest(name))]
     pairs = run.pairs()
     for split in ("train", "dev", "test"):
         figures[f"pairs.{split}"] = count(len(pairs[split]), "pairs", len(pairs[split]))
@@ -194,7 +195,7 @@ def _report(run: Run, metrics: Mapping[str, Mapping[str, Any]], stamps: Mapping[
     place, pairs = run.folder.stage("evaluate"), run.pairs()
     scores = {row["response_id"]: row["score"] for _, row in read_rows(place / "reward-scores.jsonl")}
     sides = {side: [scores[getattr(pair, side)] for pair in pairs["test"]] for side in ("chosen", "rejected")}
-    manifests = {name: manifest for name in STAGES if (manifest := run.folder.manifest(name))}
+    manifests = {name: manifest for name in MEASURED if (manifest := run.folder.manifest(name))}
     curves = {
         name: rows
         for name, path in {

@@ -22,10 +22,10 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
         names += [(name, "ratings") for name in recipe.ratings.judges if name not in SCORERS]
     raters = [name for name in recipe.ratings.judges if not name.startswith("recorded:")]  # a file's name is no family
     for name, purpose in names:
-        opened = open_models(name, purpose)
+        opened = open_models(name, purpose, recipe.models)
         if purpose == "ratings":
             raters += [model.name for model in opened]
     if "evaluate" in stages:
-        judges = open_judges(recipe.evaluate.judges, recipe.ratings.max_tokens)
+        judges = open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models)
         labellers = [(name, family_of(name)) for name in raters]
         check_independence(judges, labellers, recipe.base, recipe.evaluate)

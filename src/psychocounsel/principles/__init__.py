@@ -85,9 +85,9 @@ def load_topics() -> dict[str, Topic]:
     return {row["id"]: Topic.model_validate(row) for row in _data("topics.toml")["topic"]}
 
 
-def counselchat_topics() -> dict[str, str]:
-    """counsel-chat's own topic names and the fine topic each one is read as."""
-    return dict(_data("topics.toml")["counselchat"])
+def counselchat_topics() -> dict[str, tuple[str, ...]]:
+    """counsel-chat's own topic names and the fine topics each may be read as, the primary one first."""
+    return {name: tuple(keys) for name, keys in _data("topics.toml")["counselchat"].items()}
 
 
 def overall_score(

@@ -6,28 +6,48 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import Principle, overall_score
 from psychocounsel.progress import progress
-from psychocounsel.ratings.judge import Item, Judge, ModelJudge, ScoringJudge, rate_all
-from psychocounsel.recipe import RatingsTable
-from psychocounsel.records import Rating, Response, Speech
+from psychocounsel.ratings.judge import Item, Judge, ScoringJudge, Status, rate_all
+from psychocounsel.ratings.model_judge import ModelJudge
+from psychocounsel.recipe import ModelsTable, RatingsTable
+from psychocounsel.records import Rating, Record, Response, Speech
 
 SCORERS = ("embedded",)
 
 
+class Unrated(Record):
+    """A reply that a judge did not rate, and why. In this domain it is the crisis speeches that get filtered."""
+
+    response_id: str
+    judge: str
+    status: Status
+    topic: str
+    model: str
+
+
 @dataclass
 class RatingsOutcome:
-    """Ratings, and how many were refused, unreadable or impossible, by judge."""
+    """Ratings, the replies each judge left unrated, and how many came out which way, by judge."""
 
     ratings: list[Rating]
+    unrated: list[Unrated] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    def refused_by(self, what: Literal["topic", "model"]) -> dict[str, int]:
+        """Refused and filtered ratings by the speech's topic or the model that wrote the reply."""
+        lost = (getattr(row, what) for row in self.unrated if row.status in ("refused", "filtered"))
+        return dict(sorted(Counter(lost).items()))
 
-def open_judges(names: Sequence[str], max_tokens: int, tie: float = 0.05) -> list[Judge]:
+
+def open_judges(
+    names: Sequence[str], table: RatingsTable | None = None, models: ModelsTable | None = None, tie: float = 0.05
+) -> list[Judge]:
     """Judges from recipe strings: 'embedded' (the transparent scorer) or any model string. Raises UserError."""
     judges: list[Judge] = []
     for name in names:
@@ -36,7 +56,7 @@ def open_judges(names: Sequence[str], max_tokens: int, tie: float = 0.05) -> lis
 
             judges.append(ScoringJudge(name, EmbeddedScorer(), tie))
         else:
-            judges += [ModelJudge(model, max_tokens) for model in open_models(name, "ratings")]
+            judges += [ModelJudge(model, table) for model in open_models(name, "ratings", models)]
     return judges
 
 
@@ -46,27 +66,38 @@ def rate_responses(
     principles: tuple[Principle, ...],
     table: RatingsTable,
     store: CallStore,
+    models: ModelsTable | None = None,
 ) -> RatingsOutcome:
-    """Rate all responses by all judges of the recipe. Refusals are counted, never dropped silently.
+    """Rate all responses by all judges of the recipe. Refusals are kept and counted, never dropped silently.
 
     Raises UserError when not a single usable rating comes back.
     """
     by_id = {speech.id: speech for speech in speeches}
     items = [Item(by_id[response.speech_id], response) for response in responses if response.text]
     outcome = RatingsOutcome([])
-    for judge in open_judges(table.judges, table.max_tokens):
+    for judge in open_judges(table.judges, table, models):
         if (line := described(judge)) != judge.name:
             print(line, file=sys.stderr)
         able = [item for item in items if judge.can_rate(item)]
         with progress(f"ratings {judge.name}", len(able)) as advance:
             results = rate_all(judge, able, principles, store, advance)
         outcome.ratings += [rating for rating, _ in results if rating is not None]
+        outcome.unrated += [
+            _unrated(item, judge, status)
+            for item, (rating, status) in zip(able, results, strict=True)
+            if rating is None
+        ]
         outcome.counts[judge.name] = dict(sorted(Counter(status for _, status in results).items()))
     if not outcome.ratings:
         raise UserError(
             f"ratings: no usable rating of {len(items)} responses: {outcome.counts}; check [ratings] judges"
         )
     return outcome
+
+
+def _unrated(item: Item, judge: Judge, status: Status) -> Unrated:
+    topic, model = item.speech.topic or "unknown", item.response.model
+    return Unrated(response_id=item.response.id, judge=judge.name, status=status, topic=topic, model=model)
 
 
 def described(judge: Judge) -> str:

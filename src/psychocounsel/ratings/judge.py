@@ -1,21 +1,18 @@
-"""Judges: a model that follows the rubric, or a transparent scorer. `rate` one reply, `compare` two."""
+"""Judges: anything that can rate one reply and compare two. Here the protocol and the transparent scorer."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from psychocounsel.models.chat import ChatModel, Completion, Request, family_of
-from psychocounsel.models.store import CallStore, ask, together
+from psychocounsel.models.calls import together
+from psychocounsel.models.store import CallStore
 from psychocounsel.principles import Principle, overall_score
-from psychocounsel.principles.prompts import compare_prompt, dialogue_text, judge_prompt, judge_schema, quoted
-from psychocounsel.ratings.parse import parse_comparison, parse_scores
-from psychocounsel.records import Rating, Response, Speech, content_id
+from psychocounsel.principles.prompts import dialogue_text
+from psychocounsel.records import Rating, Response, Speech
 
-Status = Literal["rated", "repaired", "unreadable", "refused"]
-REFUSALS = ("refused", "filtered")
+Status = Literal["rated", "repaired", "unreadable", "refused", "filtered"]
 
 
 @dataclass(frozen=True)
@@ -42,114 +39,23 @@ class Scorer(Protocol):
 
 
 class Judge(Protocol):
-    """Rates single replies and compares two. `family` decides whether it may grade what it labelled."""
+    """Rates single replies and compares two. `family` decides whether it may grade what it labelled.
+
+    `reversed` gives the same judge with the levels of its rubric shown from 5 down to 1, for the scale-order probe.
+    """
 
     name: str
     family: str
     concurrency: int
 
     def can_rate(self, item: Item) -> bool: ...
+    def reversed(self) -> Judge: ...
     async def rate(
         self, item: Item, principles: tuple[Principle, ...], store: CallStore
     ) -> tuple[Rating | None, Status]: ...
     async def compare(
         self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
     ) -> Comparison: ...
-
-
-class ModelJudge:
-    """A chat model (remote, local, recorded) as a judge: strict schema asked for, reply always checked here."""
-
-    def __init__(self, model: ChatModel, max_tokens: int = 1200) -> None:
-        self.model = model
-        self.name = model.name
-        self.family = family_of(model.name)
-        self.concurrency = model.concurrency
-        self.max_tokens = max_tokens
-
-    def can_rate(self, item: Item) -> bool:
-        return self.model.can_answer(Request(messages=(), subject=_subject(item)))
-
-    async def rate(
-        self, item: Item, principles: tuple[Principle, ...], store: CallStore
-    ) -> tuple[Rating | None, Status]:
-        """A Rating, or None with the reason: a refusal is not a low score, and noise is not a rating."""
-        system = judge_prompt(principles)
-        request = Request(
-            messages=(
-                {"role": "system", "content": system},
-                {
-                    "role": "user",
-                    "content": quoted("CLIENT", dialogue_text(item.speech.turns))
-                    + "\n"
-                    + quoted("REPLY", item.response.text),
-                },
-            ),
-            sampling={"temperature": 0.0, "max_tokens": self.max_tokens},
-            answer_schema=judge_schema(principles),
-            subject=_subject(item),
-        )
-        answer = await ask(self.model, request, store)
-        status: Status = "rated"
-        if answer.finish in REFUSALS:
-            return None, "refused"
-        parsed = parse_scores(answer.text, principles)
-        if parsed.problems and not self.model.kind.startswith("recorded"):  # a recording has nothing else to say
-            second = await self._repair(request, answer, parsed.problems, store)
-            again = parse_scores(second.text, principles)
-            better = (again.usable, -len(again.problems)) > (parsed.usable, -len(parsed.problems))
-            if second.finish not in REFUSALS and better:
-                answer, parsed, status = second, again, "repaired"
-            elif second.finish in REFUSALS and not parsed.usable:
-                return None, "refused"
-        if not parsed.usable:
-            return None, "unreadable"
-        rating = Rating(
-            response_id=item.response.id,
-            judge=self.name,
-            scores=dict(parsed.scores),
-            reasons=parsed.reasons,
-            stage=parsed.stage,
-            risk=parsed.risk,
-            prompt_id=content_id(system),
-            call_id=answer.call_id,
-        )
-        return rating, status
-
-    async def _repair(
-        self, request: Request, answer: Completion, problems: Sequence[str], store: CallStore
-    ) -> Completion:
-        """One more try, with the faults named. Once: blind retries only cost money."""
-        faults = "; ".join(problems[:5])
-        again = f"Your answer could not be used: {faults}. Answer again with the complete JSON object only."
-        messages = (
-            *request.messages,
-            {"role": "assistant", "content": answer.text or "(empty)"},
-            {"role": "user", "content": again},
-        )
-        return await ask(self.model, request.model_copy(update={"messages": messages}), store)
-
-    async def compare(
-        self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
-    ) -> Comparison:
-        texts = (
-            quoted("CLIENT", dialogue_text(speech.turns)),
-            quoted("REPLY A", first),
-            quoted("REPLY B", second),
-        )
-        request = Request(
-            messages=(
-                {"role": "system", "content": compare_prompt(principles)},
-                {"role": "user", "content": "\n".join(texts)},
-            ),
-            sampling={"temperature": 0.0, "max_tokens": self.max_tokens},
-            subject={"speech_id": speech.id},
-        )
-        answer = await ask(self.model, request, store)
-        if answer.finish in REFUSALS:
-            return Comparison(None, {}, answer.call_id)
-        value, by_principle = parse_comparison(answer.text, principles)
-        return Comparison(value, by_principle, answer.call_id)
 
 
 class ScoringJudge:
@@ -163,6 +69,9 @@ class ScoringJudge:
 
     def can_rate(self, item: Item) -> bool:
         return True
+
+    def reversed(self) -> ScoringJudge:
+        return self  # it reads no rubric
 
     async def rate(
         self, item: Item, principles: tuple[Principle, ...], store: CallStore
@@ -199,21 +108,13 @@ def rate_all(
     advance: Callable[..., None],
 ) -> list[tuple[Rating | None, Status]]:
     """Rate many items at the judge's own concurrency, results in the order of the items."""
-    gate = asyncio.Semaphore(judge.concurrency)
 
     async def one(item: Item) -> tuple[Rating | None, Status]:
-        async with gate:
-            result = await judge.rate(item, principles, store)
-        advance()
+        result = await judge.rate(item, principles, store)
+        advance(note=store.budget.told() if store.budget else "")
         return result
 
-    return together([one(item) for item in items], store)
+    def jobs() -> Iterator[tuple[int, Coroutine[Any, Any, tuple[Rating | None, Status]]]]:
+        return ((place, one(item)) for place, item in enumerate(items))
 
-
-def _subject(item: Item) -> dict[str, str]:
-    return {
-        "speech_id": item.speech.id,
-        "source_id": item.speech.source_id,
-        "response_id": item.response.id,
-        "model": item.response.model,
-    }
+    return together([(judge.concurrency, jobs())], store, [model] if (model := getattr(judge, "model", None)) else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ VALUES = {
 class Parsed:
     """Scores by principle (None = no basis, or not readable), reasons, and what was wrong with the reply."""
 
-    scores: dict[str, int | None] = field(default_factory=dict)
+    scores: dict[str, float | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     stage: str | None = None
     risk: str | None = None
@@ -44,11 +44,14 @@ def parse_scores(text: str, principles: Sequence[Principle]) -> Parsed:
 
     A score must be an integer from 1 to 5 or null; anything else is a problem and leaves the score None.
     """
-    body = find_object(text)
-    if body is None:
-        return Parsed(scores={p.id: None for p in principles}, problems=["no JSON object in the answer"])
-    nested = body.get("scores")
-    table: dict[str, Any] = nested if isinstance(nested, dict) else body
+    bodies = [body for body in find_objects(text) if _rates(body, principles)]
+    if not bodies:
+        return Parsed(scores={p.id: None for p in principles}, problems=["no JSON object with scores in the answer"])
+    if any(_bare(body, principles) != _bare(bodies[0], principles) for body in bodies):
+        # One of them may have been planted by the text that is rated; which one, nobody can tell.
+        return Parsed(scores={p.id: None for p in principles}, problems=["several JSON objects with different scores"])
+    body = bodies[-1]
+    table = _table(body)
     parsed = Parsed(stage=_word(body.get("stage")), risk=_word(body.get("risk")))
     for principle in principles:
         entry = table.get(principle.id, ...)
@@ -61,17 +64,37 @@ def parse_scores(text: str, principles: Sequence[Principle]) -> Parsed:
     return parsed
 
 
+def parse_levels(
+    levels: Mapping[str, Sequence[float]], principles: Sequence[Principle], *, reverse: bool
+) -> tuple[Parsed, dict[str, tuple[float, ...]]]:
+    """Expected scores (sum of level x probability) of a decision, and its distributions from level 1 to 5."""
+    found: dict[str, tuple[float, ...]] = {}
+    parsed = Parsed()
+    for principle in principles:
+        given = tuple(levels.get(principle.id, ()))
+        parsed.scores[principle.id] = None
+        if len(given) != len(principle.anchors):
+            parsed.problems.append(f"no probabilities of five levels for {principle.id}")
+            continue
+        found[principle.id] = given[::-1] if reverse else given
+        score = sum(level * share for level, share in enumerate(found[principle.id], 1))
+        parsed.scores[principle.id] = round(min(max(score, 1.0), 5.0), 6)
+    return parsed, found
+
+
 def parse_comparison(text: str, principles: Sequence[Principle]) -> tuple[float | None, dict[str, float]]:
     """The overall value (1 = A much better ... 0 = B much better, None = no verdict) and the verdict per principle."""
-    body = find_object(text) or {}
+    bodies = [body for body in find_objects(text) if "overall" in body] or [{}]
+    verdicts = {_lower(body.get("overall")) for body in bodies}
+    body = bodies[-1] if len(verdicts) == 1 else {}  # two verdicts are none
     by_principle = {p.id: VALUES[word] for p in principles if (word := _lower(body.get(p.id))) in VALUES}
     return VALUES.get(_lower(body.get("overall"))), by_principle
 
 
-def find_object(text: str) -> dict[str, Any] | None:
-    """The last complete JSON object in a text (judges may think aloud first); None when there is none."""
+def find_objects(text: str) -> list[dict[str, Any]]:
+    """All complete JSON objects of a text, outermost ones only, in order."""
     decoder = json.JSONDecoder(parse_constant=lambda name: name)  # NaN and Infinity become words, so never scores
-    found = None
+    found = []
     position, attempts = text.find("{"), 0
     while position >= 0 and attempts < MOST_ATTEMPTS:
         attempts += 1
@@ -80,9 +103,25 @@ def find_object(text: str) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             end = position + 1
         else:
-            found = value if isinstance(value, dict) else found
+            found += [value] if isinstance(value, dict) else []
         position = text.find("{", end)
     return found
+
+
+def _table(body: dict[str, Any]) -> dict[str, Any]:
+    nested = body.get("scores")
+    return nested if isinstance(nested, dict) else body
+
+
+def _rates(body: dict[str, Any], principles: Sequence[Principle]) -> bool:
+    table = _table(body)
+    return any(principle.id in table for principle in principles)
+
+
+def _bare(body: dict[str, Any], principles: Sequence[Principle]) -> list[Any]:
+    """The scores of an answer without its reasons, as they stand."""
+    entries = [_table(body).get(principle.id) for principle in principles]
+    return [entry.get("score") if isinstance(entry, dict) else entry for entry in entries]
 
 
 def _score(entry: Any, name: str, problems: list[str]) -> int | None:

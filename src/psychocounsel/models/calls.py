@@ -1,0 +1,151 @@
+"""Asking models through the call store: once each, tried again when that helps, many at a time, within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+from psychocounsel.errors import UserError
+from psychocounsel.models.chat import ChatModel, Completion, Request, TryAgain
+from psychocounsel.models.remote import LOST, MOST_WAIT_S, Remote
+from psychocounsel.models.store import CallStore
+
+T = TypeVar("T")
+Lane = tuple[int, Iterable[tuple[int, Coroutine[Any, Any, T]]]]
+FIRST_WAIT_S = 1.0
+
+
+async def ask(model: ChatModel, request: Request, store: CallStore) -> Completion:
+    """Answer one request: from the store when the same call was made before, else by the model.
+
+    Raises UserError when the model's endpoint fails for good, the reply is no answer, or the budget is reached.
+    """
+    call_id = request.key(model.kind, model.name)
+    async with store.sending.setdefault(call_id, asyncio.Lock()):  # equal requests at once: the first one pays
+        raw = store.find(call_id)
+        if raw is not None:
+            return model.read(raw).model_copy(update={"call_id": call_id, "cached": True})
+        raw = await _call(model, request, store, call_id)
+        return model.read(raw).model_copy(update={"call_id": call_id})
+
+
+async def _call(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
+    """The raw body of a call, tried as often as its endpoint allows."""
+    _stop_if_stopping(store)
+    most = store.budget.reserve(model, request) if store.budget else 0.0
+    try:
+        store.begin(call_id, model, request)
+        await store.saved()
+        attempts, wait = (model.table.attempts, FIRST_WAIT_S) if isinstance(model, Remote) else (1, 0.0)
+        for attempt in range(1, attempts + 1):
+            try:
+                return await _attempt(model, request, store, call_id)
+            except TryAgain as trouble:
+                if attempt == attempts:
+                    raise UserError(f"{model.name}: {trouble.why} after {attempts} attempts; {LOST}") from trouble
+                await asyncio.sleep(min(max(wait, trouble.wait), MOST_WAIT_S))
+                wait *= 2
+        raise AssertionError("unreachable")
+    finally:
+        if store.budget:
+            store.budget.release(most)
+
+
+async def _attempt(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
+    """One attempt behind the endpoint's limiter. Once sent, it is waited for and stored whatever happens to us."""
+    limiter = model.limiter if isinstance(model, Remote) else None
+    async with limiter or nullcontext():
+        _stop_if_stopping(store)
+        try:
+            raw = await asyncio.shield(store.keep(_send(model, request, store, call_id)))
+        except TryAgain as trouble:
+            if limiter and trouble.limited:
+                limiter.refused(trouble.wait)
+            raise
+        if limiter:
+            limiter.answered()
+        return raw
+
+
+async def _send(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
+    """Send, then store what came: the raw body whether or not it can be read."""
+    limit = model.table.timeout if isinstance(model, Remote) else None
+    try:
+        async with asyncio.timeout(limit):
+            raw = await model.send(request)
+    except TimeoutError:
+        raise TryAgain(f"no answer within {limit:g} s") from None
+    try:
+        completion = model.read(raw)
+    except UserError as error:
+        store.unreadable(call_id, raw)
+        await store.saved()
+        if isinstance(model, Remote):
+            raise TryAgain(str(error).removeprefix(f"{model.name}: ").removesuffix(f"; {LOST}")) from error
+        raise
+    store.finish(call_id, raw, completion, store.budget.settle(model, completion) if store.budget else None)
+    await store.saved()
+    return raw
+
+
+def _stop_if_stopping(store: CallStore) -> None:
+    if store.stopping:  # another call failed for good: what was not sent is not paid for
+        raise asyncio.CancelledError
+
+
+def ask_all(
+    jobs: Sequence[tuple[ChatModel, Request]], store: CallStore, done: Callable[[Completion], None] = lambda _: None
+) -> list[Completion]:
+    """Answer many requests, each model at its own concurrency, in the order of `jobs`."""
+    models = {id(model): model for model, _ in jobs}
+
+    async def one(model: ChatModel, request: Request) -> Completion:
+        completion = await ask(model, request, store)
+        done(completion)
+        return completion
+
+    def lane(name: int) -> Iterator[tuple[int, Coroutine[Any, Any, Completion]]]:
+        return ((place, one(*job)) for place, job in enumerate(jobs) if id(job[0]) == name)
+
+    return together([(model.concurrency, lane(name)) for name, model in models.items()], store, list(models.values()))
+
+
+def together(lanes: Sequence[Lane[T]], store: CallStore, models: Iterable[ChatModel] = ()) -> list[T]:
+    """Run numbered jobs, each lane at its own width, results in the order of the numbers (0 to n - 1).
+
+    A lane is (width, jobs): jobs are drawn as workers get free, so a hundred thousand cost the memory of a few. The
+    first failure (or Ctrl-C) stops the rest and is raised as it is; calls already sent are paid for: they are waited
+    for and stored, but not tried again.
+    """
+    results: dict[int, T] = {}
+
+    async def work(jobs: Iterator[tuple[int, Coroutine[Any, Any, T]]]) -> None:
+        for place, job in jobs:
+            try:
+                results[place] = await job
+            except BaseException:
+                store.stopping = True
+                raise
+
+    async def everything() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for width, jobs in lanes:
+                    shared = iter(jobs)
+                    for _ in range(width):
+                        group.create_task(work(shared))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            store.stopping = True
+            if store.in_flight:
+                await asyncio.wait(store.in_flight)
+            for model in models:
+                if isinstance(model, Remote):
+                    await model.close()
+
+    store.stopping = False
+    asyncio.run(everything())
+    return [results[place] for place in range(len(results))]
