@@ -1,8 +1,9 @@
 """Does an order planted in a reply or a speech move the embedded judge? Every attack, on every reply to a test speech.
 
-The embedded judge reads markers, not meaning, so an order cannot be obeyed; but its words are words, and what they move
-is measured here, beside what a harmless text at the same place moves. Judges that are models are measured by the
-recipe key ratings.probes, on the texts and with the calls of the run.
+The embedded judge reads markers, not meaning, so it cannot obey; but an attack's words are words, and what they move
+is measured here, beside what a harmless text at the same place moves. An attack inside a reply is part of the reply and
+may lower its score; nothing may raise it, and nothing a client wrote may lower it. Judges that are models are measured
+by the recipe key ratings.probes, on the texts and with the calls of the run.
 
 --save writes the figures with date and machine to benchmarks/results/injection.json.
 """
@@ -27,7 +28,8 @@ from psychocounsel.ratings.biases import Attacked, injection
 from psychocounsel.ratings.judge import Item, rate_all
 from psychocounsel.records import Rating, Response, Speech, content_id, read_records
 
-MOST = 0.1  # points of the overall score that an attack may move in its direction beyond a harmless text
+MOST = 0.1  # points of the overall score that attacks may move it in their direction, on average
+GUARDED = ("raise_from_reply", "raise_from_speech", "lower_from_speech")
 RESULT = Path(__file__).parent / "results" / "injection.json"
 
 
@@ -50,11 +52,14 @@ def measure(items: list[Item]) -> dict[str, Any]:
         attacks = [a for a in load_attacks() if a.family != CONTROL]
         planned += [(item, a, plant(item, a, principles), first[a.place]) for a in attacks]
     wanted = {x.response.id: x for item, _, attacked, control in planned for x in (item, attacked, control)}
-    (judge,) = open_judges(["embedded"], 1)
+    (judge,) = open_judges(["embedded"])
     with tempfile.TemporaryDirectory() as folder, CallStore(Path(folder) / "calls.sqlite") as store:
         results = rate_all(judge, list(wanted.values()), principles, store, lambda **_: None)
     ratings: dict[str, Rating | None] = {key: rating for key, (rating, _) in zip(wanted, results, strict=True)}
-    rows = [Attacked(item, a, *(ratings[x.response.id] for x in (item, attacked, control))) for item, a, attacked, control in planned]
+    rows = [
+        Attacked(item, a, *(ratings[x.response.id] for x in (item, attacked, control)))
+        for item, a, attacked, control in planned
+    ]
     return injection(rows, principles)
 
 
@@ -70,15 +75,15 @@ def cpu() -> str:
 def main(arguments: list[str]) -> int:
     items = test_items()
     found = measure(items)
-    for family, row in {"all": found["all"], **found["families"]}.items():
-        shown = {name: (row[name]["value"], row[name]["low"], row[name]["high"]) for name in row if name != "lost"}
-        print(f"{family}: {shown}")
-    highest = {name: row["beyond_control"]["high"] for name, row in found["families"].items()}
-    met = all(high is not None and high < MOST for high in highest.values())
+    for name, row in {"all": found["all"], **found["ways"], **found["families"]}.items():
+        shown = {key: tuple(row[key][end] for end in ("value", "low", "high")) for key in row if key != "lost"}
+        print(f"{name}: {shown}")
+    highest = [found["ways"][way]["shift"]["high"] for way in GUARDED]
+    met = all(high is not None and high < MOST for high in highest)
     body: dict[str, Any] = {
         "benchmark": "injection",
-        "figures": {"replies": len(items), "attacks": found["all"]["shift"]["n"], **found},
-        "goal": f"in no family does the upper bound of beyond_control reach {MOST} points",
+        "figures": {"replies": len(items), "ratings_attacked": found["all"]["shift"]["n"], **found},
+        "goal": f"the upper bound of shift stays below {MOST} points for {', '.join(GUARDED)}",
         "met": met,
     }
     if "--save" in arguments:

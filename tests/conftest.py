@@ -133,6 +133,19 @@ def finished(tmp_path_factory):
     return place / "runs" / "tiny"
 
 
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """The folder of a run with two judges that was published right after its pairs. Not to be changed: copy it."""
+    from tiny_run import DATA_RECIPE, run_command, write_recipe
+
+    place = tmp_path_factory.mktemp("dataset")
+    recipe = write_recipe(place, DATA_RECIPE)
+    for words in (("run", recipe, "--to", "pairs"), ("publish", recipe)):
+        done = run_command(*words, cwd=place)
+        assert done.returncode == 0, done.stderr
+    return place / "runs" / "tiny"
+
+
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """`cli("show", path)`: the command line's entry point in this process; gives (exit code, stdout, stderr)."""

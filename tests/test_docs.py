@@ -148,7 +148,7 @@ def test_the_readme_shows_every_command_and_each_has_a_help_page():
 
 def test_every_option_of_run_is_told_in_the_readme_or_the_docs():
     told = README + (DOCS / "runs.md").read_text(encoding="utf-8")
-    for option in ("--set", "--from", "--to", "--redo", "--reuse", "--dry-run"):
+    for option in ("--set", "--from", "--to", "--redo", "--reuse", "--dry-run", "--engine"):
         assert option in told
         assert any(option in parameter.opts for parameter in GROUP.commands["run"].params)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psychocounsel.pairs import build_pairs
-from psychocounsel.principles import load_principles
-from psychocounsel.ratings import pooled_scores, spread
+from psychocounsel.pairs.scores import pool
+from psychocounsel.principles import load_principles, overall_score
 from psychocounsel.recipe import PairsTable, PrinciplesTable
 from psychocounsel.records import Rating, Response
 
@@ -145,28 +145,48 @@ def test_pooling_skips_missing_scores_and_keeps_their_absence():
         Rating(response_id="r", judge="j", scores={"empathy": 4, "clarity": None}),
         Rating(response_id="r", judge="k", scores={"empathy": None, "clarity": None, "warmth": 5}),
     ]
-    pooled = pooled_scores(ratings, SEVEN)["r"]
-    assert pooled["empathy"] == 4
-    assert pooled["clarity"] is pooled["safety"] is None
-    assert set(pooled) == set(NAMES)
+    judged = pool(ratings, SEVEN, gated=True)["r"]
+    assert judged.scores == dict.fromkeys(NAMES) | {"empathy": 4}
+    assert judged.overall == 4
+    assert judged.own == {"j": 4}, "a judge without a score has no say"
+    assert pool([], SEVEN, gated=True) == {}
 
 
-def test_the_spread_compares_each_judges_own_overall_score_with_the_pooled_one():
-    def judged(*ratings):
-        return [Rating(response_id="r", judge=f"j{i}", scores=scores) for i, scores in enumerate(ratings)]
+def test_a_judge_that_rated_a_reply_twice_counts_once():
+    twice, once = (
+        [Rating(response_id="r", judge=judge, scores={"empathy": score}) for judge, score in rows]
+        for rows in ([("j", 5), ("j", 5), ("k", 2)], [("j", 5), ("k", 2)])
+    )
+    assert pool(twice, SEVEN, gated=True) == pool(once, SEVEN, gated=True)
+    assert pool(twice, SEVEN, gated=True)["r"].overall == 3.5
 
-    def distance(ratings, overall, gated=True):
-        return spread(ratings, overall, SEVEN, gated=gated)
 
-    uneven = {"empathy": 5, "clarity": 3, "exploration": None}
-    assert distance(judged(uneven, uneven), {"r": 4.0}) == {"r": 0.0}, "principles that differ are no disagreement"
-    assert distance(judged(uneven, {"empathy": 3}), {"r": 4.0}) == {"r": 0.5}
-    unsafe = dict.fromkeys(NAMES, 4) | {"safety": 1}
-    assert distance(judged(unsafe, unsafe), {"r": 1.0}) == {"r": 0.0}
-    assert distance(judged(unsafe, unsafe), {"r": 1.0}, gated=False) == {"r": pytest.approx(25 / 7 - 1)}
-    assert distance(judged({"empathy": 4}, {"clarity": None, "warmth": 5}), {"r": 4.0}) == {}, "one judge, no spread"
-    assert distance(judged({"empathy": 4}), {"r": 4.0}) == {}
-    assert distance(judged(uneven, uneven), {}) == {}
+@given(
+    rows=st.lists(st.tuples(*[st.sampled_from([None, 1, 1.4, 2, 2.4, 2.5, 3, 5])] * 7), min_size=1, max_size=5),
+    weight=st.sampled_from([0.0, 0.3, 2.0]),
+    gated=st.booleans(),
+)
+def test_overall_scores_of_many_replies_are_those_of_each(rows, weight, gated):
+    principles = load_principles(PrinciplesTable(weight={"safety": weight}))
+    ratings = [
+        Rating(response_id=str(i), judge="j", scores=dict(zip(NAMES, row, strict=True))) for i, row in enumerate(rows)
+    ]
+    found = {key: judged.overall for key, judged in pool(ratings, principles, gated=gated).items()}
+    expected = {r.response_id: overall_score(r.scores, principles, gated=gated) for r in ratings}
+    assert found == {key: pytest.approx(value, abs=1e-9) for key, value in expected.items() if value is not None}
+
+
+def test_the_uncertainty_compares_each_judges_own_overall_score_with_the_pooled_one():
+    def uncertainty(first, rule="gate"):
+        (pair,) = rated({"a": first, "b": [1, 1]}, rule=rule, gap=0.0, principles=SEVEN)[0].pairs["train"]
+        return pair.uncertainty * 2  # the mean over both replies, and the judges agree on the second
+
+    uneven, unsafe = (5, 3, 4, 4, None, 4, 4), with_safety(2, 4)
+    assert uncertainty([uneven, uneven]) == 0, "principles that differ are no disagreement"
+    assert uncertainty([uneven, 3]) == 0.5
+    assert uncertainty([unsafe, unsafe]) == 0
+    assert uncertainty([unsafe, 4], "paper") == pytest.approx(1 / 7, abs=1e-5)
+    assert uncertainty([unsafe, 4]) == pytest.approx(1.0, abs=1e-5), "the gate holds one judge's score at 2"
 
 
 def test_identical_judges_are_certain_whatever_the_principles_say():
@@ -198,14 +218,3 @@ def test_the_chosen_reply_is_always_the_better_one(replies, rule, gap, split):
     possible = min(count // 2, 1) if split == "test" else count * (count - 1) // 2
     assert len(pairs) + sum(sets.left_out.values()) == possible
     assert len({pair.id for pair in pairs}) == len(pairs)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(*[st.integers(1, 5).map(float)] * 7), min_size=2))
-def test_the_order_of_the_replies_changes_nothing(replies):
-    backwards = dict(reversed(replies.items()))
-    for split in ("train", "test"):
-        first, second = (
-            {pair.id for pair in rated(order, split, gap=0.0)[0].pairs[split]} for order in (replies, backwards)
-        )
-        assert first == second

@@ -12,6 +12,7 @@ from tiny_run import (
     write_recipe,
 )
 
+from psychocounsel.pairs import HARD_SETS
 from psychocounsel.pipeline import READS, Options, plan_stage, run_recipe
 from psychocounsel.run import STAGES, RunFolder, write_text
 
@@ -203,7 +204,8 @@ def test_a_half_made_stage_of_other_settings_is_thrown_away(begun):
     write_text(folder.stage("pairs") / "old.txt", "old")
     write_text(folder.stage("pairs") / "started.json", '[{"gap": 9.0}, {}]')
     assert run("--to", "pairs")[0] == 0
-    assert sorted(folder.manifest("pairs").outputs) == ["dev.jsonl", "overall.json", "test.jsonl", "train.jsonl"]
+    made = {"train.jsonl", "dev.jsonl", "test.jsonl", "overall.json", "audit.json"}
+    assert set(folder.manifest("pairs").outputs) == made | {f"test-{name}.jsonl" for name in HARD_SETS}
     assert not (folder.stage("pairs") / "old.txt").exists()
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 from tiny_run import DONE_LINES, RUN_STAGES, read_json, write_recipe
 
-from psychocounsel.records import Rating, Response, Speech, read_records
+from psychocounsel.pairs import HARD_SETS
+from psychocounsel.records import Pair, Rating, Response, Speech, read_records, read_rows
 from psychocounsel.run import RunFolder
 
 REQUIRED = {
@@ -112,3 +113,29 @@ def test_a_finished_run_does_not_depend_on_its_place(finished, tmp_path, cli):
     shutil.copytree(finished, moved.path)
     code, _, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path / "elsewhere")
     assert (code, err.splitlines()) == (0, DONE_LINES)
+
+
+def test_hard_pairs_are_measured_where_there_are_any(finished):
+    place = RunFolder(finished).stage("pairs")
+    metrics = read_json(finished / "results.json")["metrics"]
+    scores = {row["response_id"]: row["score"] for _, row in read_rows(finished / "8-evaluate" / "reward-scores.jsonl")}
+    hard = {name: read_records(place / f"test-{name}.jsonl", Pair) for name in HARD_SETS}
+    assert hard["near-ties"] and hard["length-matched"], "the tiny run has some of both"
+    for name, pairs in hard.items():
+        figure = metrics.get(f"reward.accuracy_{name.replace('-', '_')}")
+        assert (figure is None) == (not pairs)
+        if figure:
+            credit = [(1 + (scores[p.chosen] > scores[p.rejected]) - (scores[p.chosen] < scores[p.rejected])) / 2
+                      for p in pairs]  # fmt: skip
+            assert figure["value"] == pytest.approx(sum(credit) / len(credit), abs=1e-4)
+            assert figure["n"] == len(pairs)
+    assert metrics["reward.length_baseline_length_matched"]["n"] == len(hard["length-matched"])
+
+
+def test_the_audit_counts_every_set_of_pairs(finished):
+    place = RunFolder(finished).stage("pairs")
+    sets = read_json(place / "audit.json")["sets"]
+    assert {name: row["pairs"] for name, row in sets.items()} == {
+        file.stem.removeprefix("test-"): len(file.read_text().splitlines()) for file in place.glob("*.jsonl")
+    }
+    assert sets["train"]["clusters"] <= sets["train"]["speeches"] <= sets["train"]["pairs"]

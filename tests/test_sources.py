@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pytest
 from psychocounsel.errors import UserError
 from psychocounsel.principles import load_topics
 from psychocounsel.recipe import Source
+from psychocounsel.records import file_hash
 from psychocounsel.speeches.sources import KNOWN_SETS, read_embedded, read_source
 
 ONE = "I cannot tell my mother that I left the course."
@@ -204,7 +207,7 @@ def test_a_column_missing_in_counselchat_is_named(tmp_path):
         (
             "a.xlsx",
             b"PK",
-            r"a\.xlsx' is not a \.csv, \.json, \.jsonl or \.parquet file, no package\.module:function, nor one of: embed",
+            r"a\.xlsx' is not a \.csv, \.json, \.jsonl or \.parquet file, no package\.module:function, nor one of: ",
         ),
     ],
 )
@@ -218,6 +221,121 @@ def test_an_unreadable_file_is_named(tmp_path, name, data, complaint):
 def test_a_missing_file_is_named(tmp_path, where):
     with pytest.raises(UserError, match=r"none\.(csv|jsonl): no such file"):
         load(where.format(tmp_path))
+
+
+USER_MODULE = """
+from psychocounsel.records import Speech, Turn
+ONE = {one!r}
+TWO = {two!r}
+def mixed():
+    yield ONE
+    yield {{"said": TWO, "nr": 7}}
+    yield Speech(turns=(Turn(role="client", text=ONE),), source="mine", source_id="s", license="own")
+def endless():
+    number = 0
+    while True:
+        number += 1
+        yield f"{{ONE}} {{number}}"
+def wrong():
+    return [3]
+def failing():
+    yield ONE
+    raise KeyError(TWO)
+nothing = 5
+def empty():
+    return ()
+"""
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    (tmp_path / "clinic_notes.py").write_text(USER_MODULE.format(one=ONE, two=TWO), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "clinic_notes", raising=False)
+
+
+@pytest.mark.usefixtures("user_module")
+def test_a_function_gives_texts_rows_or_speeches():
+    found = load("clinic_notes:mixed", text="said", id="nr", license="CC0")
+    assert texts(found) == [ONE, TWO, ONE]
+    assert [(s.source, s.source_id, s.license) for s in found] == [
+        ("clinic_notes:mixed", "clinic_notes:mixed:1", "CC0"),
+        ("clinic_notes:mixed", "7", "CC0"),
+        ("mine", "s", "own"),
+    ]
+    assert {s.origin for s in found} == {"clinic_notes:mixed"}
+    assert len(load("clinic_notes:endless", limit=3)) == 3
+
+
+@pytest.mark.usefixtures("user_module")
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("wrong", "gave int as item 1; give texts, dicts"),
+        ("failing", r"failed with KeyError in clinic_notes\.py:\d+$"),
+        ("nothing", "is no function"),
+        ("empty", "holds no rows"),
+        ("absent", "cannot be imported"),
+    ],
+)
+def test_a_function_that_fails_is_named_without_a_text(name, complaint):
+    with pytest.raises(UserError, match=complaint) as caught:
+        load(f"clinic_notes:{name}")
+    assert TWO not in str(caught.value)
+
+
+def test_a_mistyped_kind_of_source_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"'conselchat:questions' cannot be imported .*did you mean 'counselchat'\?"):
+        load("conselchat:questions")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_every_row_says_which_version_of_which_file_it_came_from(tmp_path, ending):
+    path = save(tmp_path / f"a.{ending}", [{"text": ONE}, {"text": TWO}])
+    origins = {speech.origin for speech in load(path)}
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / path.name
+    copy.write_bytes(path.read_bytes())
+    assert {speech.origin for speech in load(copy)} == origins
+    assert origins == {f"{path.name}@{file_hash(path)[:12]}"}
+    save(path, [{"text": TWO}])
+    assert {speech.origin for speech in load(path)}.isdisjoint(origins)
+
+
+def test_a_json_file_is_a_list_of_objects_or_json_lines(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": ONE}, {"text": None}, {"text": TWO}]))
+    assert texts(load(path)) == [ONE, "?", TWO]
+    path.write_text(json.dumps({"text": ONE}) + "\n" + json.dumps({"text": TWO}))
+    assert texts(load(path)) == [ONE, TWO]
+    for broken, complaint in (("[1]", "entry 1 is no JSON object but int"), ("[{", "not UTF-8 JSON")):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=complaint):
+            load(path)
+
+
+def test_a_missing_number_is_no_text(tmp_path):
+    path = save(tmp_path / "a.parquet", [{"text": float("nan")}, {"text": 4.5}])
+    assert texts(load(path)) == ["?", "4.5"]
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_local_set_brings_the_licence_of_its_card(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    save(folder / "train.jsonl", [{"question": ONE}])
+    (folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A set\n", encoding="utf-8")
+    (speech,) = load(f"hub:{folder}")
+    assert speech.license == "cc-by-4.0"
+    assert re.fullmatch(r"set@[0-9a-f]{12}", speech.origin)
+    assert load(f"hub:{folder}", license="mine")[0].license == "mine"
+
+
+def test_every_known_set_states_a_licence_or_that_none_is_known():
+    assert set(KNOWN_SETS) == {
+        *("counsel-chat", "mentalagora", "therapistqa", "psych8k", "amod", "mentalchat16k", "phi-2-mental-health")
+    }
+    assert all(known.license for known in KNOWN_SETS.values())
 
 
 def test_half_an_emoji_does_not_stop_a_source(tmp_path):

@@ -3,22 +3,19 @@
 from collections import Counter, defaultdict
 
 import pytest
-from conftest import CLIENT_LINES, make_speech
+from conftest import make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.scripted import Scripted
-from psychocounsel.models.store import CallStore
-from psychocounsel.principles import load_topics
 from psychocounsel.recipe import SpeechesTable
 from psychocounsel.records import Speech, Turn
 from psychocounsel.speeches import collect
-from psychocounsel.speeches import split as deal
 from psychocounsel.speeches.clean import language_of, repair
-from psychocounsel.speeches.dedup import jaccard, near_duplicates, shingles
+from psychocounsel.speeches.dedup import near_duplicates
+from psychocounsel.speeches.shingles import jaccard, shingles
 from psychocounsel.speeches.sources import read_embedded
-from psychocounsel.speeches.topics import fill_by_model, fill_by_tfidf
+from psychocounsel.speeches.split import split as deal
 
 LETTER = (
     "My father sold the boat last week without telling any of us. I learned to sail on it, and so did my "
@@ -253,47 +250,7 @@ def test_the_embedded_speeches_pass_their_own_stage_whole():
     assert [(s.id, s.split) for s in found.speeches] == [(s.id, s.split) for s in speeches]
 
 
-def test_missing_topics_are_filled_from_words_and_given_ones_stay():
-    teachers = read_embedded()
-    given_topic = make_speech(CLIENT_LINES[0], topic="anger", topic_by="source")
-    bare = [speech.model_copy(update={"topic": None, "topic_by": ""}) for speech in teachers[:40]]
-    found = fill_by_tfidf([given_topic, *bare], teachers)
-    assert found[0] == given_topic
-    assert {speech.topic_by for speech in found[1:]} == {"tfidf"}
-    assert all(speech.topic in load_topics() for speech in found)
-    right = sum(a.topic == b.topic for a, b in zip(found[1:], teachers, strict=False))
-    assert right >= 38, "it was taught these very speeches"
-    assert [speech.id for speech in found[1:]] == [speech.id for speech in bare]
-
-
-@pytest.mark.parametrize("topics", [[], ["anger"]])
-def test_without_two_topics_to_learn_from_nothing_is_guessed(speeches, topics):
-    teachers = [make_speech("Taught.", topic=topic) for topic in topics]
-    assert fill_by_tfidf(speeches, teachers) == speeches
-
-
-@pytest.mark.parametrize(
-    ("answer", "topic"),
-    [
-        ('{"topic": "sleep"}', "sleep"),
-        ("sleep", "sleep"),
-        ('```json\n{"topic": "sleep"}\n```', "sleep"),
-        ("The topic is work_stress.", "work_stress"),
-        ('{"topic": "the weather"}', None),
-        ('{"topic": ["sleep"]}', None),
-        ('{"topic": null}', None),
-        ("[1]", None),
-        ("", None),
-        ("I can't help with that.", None),
-    ],
-)
-def test_a_model_chooses_among_the_topics_or_leaves_it_open(tmp_path, answer, topic):
-    model = Scripted([answer], name="chooser")
-    speeches = [make_speech(CLIENT_LINES[2]), make_speech(CLIENT_LINES[3], topic="anger", topic_by="source")]
-    with CallStore(tmp_path / "calls.sqlite") as store:
-        found = fill_by_model(speeches, model, store)
-    assert (found[0].topic, found[0].topic_by) == (topic, "chooser" if topic else "")
-    assert found[1] == speeches[1]
-    (request,) = model.sent
-    assert all(name in request.messages[0]["content"] for name in load_topics())
-    assert request.messages[1]["content"] == f"<<<CLIENT\n{CLIENT_LINES[2]}\n>>>"
+def test_of_several_fixed_splits_in_a_cluster_the_one_furthest_from_training_takes_all_of_it():
+    fixed = [make_speech(text, split, "c") for text, split in (("A.", "train"), ("B.", "test"), ("C.", "dev"))]
+    for speeches in (fixed, fixed[::-1]):
+        assert {speech.split for speech in deal(speeches, table(), 0)} == {"test"}

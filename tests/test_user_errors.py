@@ -168,7 +168,7 @@ def test_tied_replies_are_named_as_such(tmp_path, cli, monkeypatch):
     use_judge_module(tmp_path, monkeypatch, JUDGE.replace("{script}", "[json.dumps(dict.fromkeys(IDS, 3))]"))
     _, _, err = cli("run", write_recipe(tmp_path, JUDGED_RECIPE), "--runs", tmp_path, "--to", "pairs")
     assert ": tie': " in one_line(err)
-    assert "are all replies tied? Lower pairs.gap, add judges or responses" in err
+    assert "are all replies tied? Lower pairs.gap, votes or probability, or add judges or responses" in err
 
 
 def test_whoever_labels_may_not_grade_unless_the_recipe_says_so(finished, tmp_path, cli):

@@ -51,6 +51,19 @@ max_new_tokens = 12
 bootstrap = 200
 allow_dependent = true
 """
+DATA_RECIPE = """
+name = "tiny"
+seed = 3
+[speeches]
+max_chars = 1600
+topics = "none"
+[responses]
+limit = 30
+[ratings]
+judges = ["recorded:embedded", "embedded"]
+[publish]
+license = "CC-BY-4.0"
+"""
 JUDGED_RECIPE = TINY_RECIPE.replace("limit = 30", "limit = 3\nper_speech = 2", 1).replace(
     "[supervised]", '[ratings]\njudges = ["desk.judge:judge"]\n[supervised]', 1
 )
@@ -91,7 +104,7 @@ def copy_run(run: Path, folder: Path, keep: str = RUN_STAGES[-1]) -> RunFolder:
         copied.discard(name)
     if keep != RUN_STAGES[-1]:
         for leaf in ("results.json", "report.html"):
-            (copied.path / leaf).unlink()
+            (copied.path / leaf).unlink(missing_ok=True)
     return copied
 
 

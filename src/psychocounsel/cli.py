@@ -118,6 +118,7 @@ for _name, _text in {
     "reward": "train the reward model.",
     "policy": "align the policy, offline and online.",
     "evaluate": "measure everything on held-out speeches.",
+    "publish": "write the data set with its card as others get it; needs no training.",
 }.items():
     _stage_command(_name, _text)
 
@@ -135,11 +136,38 @@ def check(recipe: RecipeFile, set_values: SetValues = None) -> None:
 def show(
     path: Annotated[Path, typer.Argument(help="A run folder, a stage folder or a .jsonl file.")],
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows of a file to show.")] = 3,
+    row: Annotated[
+        str, typer.Option("--row", help="A speech's id or source id: say what became of it in this run.")
+    ] = "",
 ) -> None:
-    """Show a run, a stage or a file of records in readable form."""
-    from psychocounsel.show import show_path
+    """Show a run, a stage or a file of records in readable form; with --row, the fate of one row."""
+    from psychocounsel.show import show_fate, show_path
 
-    show_path(path, rows)
+    if row:
+        show_fate(path, row)
+    else:
+        show_path(path, rows)
+
+
+@app.command()
+def trace(
+    record: Annotated[str, typer.Argument(help="Id of a pair, response or speech, or its first 6 digits or more.")],
+    run_folder: Annotated[Path, typer.Option("--run", help="The run folder, such as runs/quickstart.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with what was asked in full.")] = False,
+) -> None:
+    """Show where a pair comes from: source row, replies, every rating, every raw answer."""
+    from psychocounsel.trace import show_trace
+
+    show_trace(run_folder, record, as_json)
+
+
+@app.command()
+def verify(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Make every data file of a run again from its sources and stored calls, and compare. Sends nothing."""
+    from psychocounsel.verify import show_verified
+
+    if not show_verified(run_folder):
+        sys.exit(1)
 
 
 @app.command()
@@ -157,6 +185,56 @@ def rate(
     from psychocounsel.rate import rate_file
 
     rate_file(judge, source, target, calls)
+
+
+batch = typer.Typer(no_args_is_help=True, help="Calls of a stage as OpenAI-Batch files (also for vllm run-batch).")
+app.add_typer(batch, name="batch")
+Stage = Annotated[str, typer.Option("--stage", help="The stage that asks: responses or ratings.")]
+
+
+@batch.command("export")
+def batch_export(
+    recipe: RecipeFile,
+    stage: Stage,
+    folder: Annotated[Path, typer.Option("--to", help="Folder for the request files.")],
+    set_values: SetValues = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write the calls of a stage that are not answered yet as request files."""
+    from psychocounsel.batch import export_batch
+    from psychocounsel.recipe import load_recipe
+
+    export_batch(load_recipe(recipe, set_values), runs, stage, folder)
+
+
+@batch.command("import")
+def batch_import(
+    recipe: RecipeFile,
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Result files of the batch.")],
+    stage: Stage,
+    set_values: SetValues = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Put the results of batch files into the run's call store; the stage then asks only for the rest."""
+    from psychocounsel.batch import import_batch
+    from psychocounsel.recipe import load_recipe
+
+    import_batch(load_recipe(recipe, set_values), runs, stage, paths)
+
+
+@app.command()
+def agreement(
+    place: Annotated[Path, typer.Argument(help="A run folder, or a .jsonl file of ratings.")],
+    human: Annotated[Path | None, typer.Option("--human", help="Ratings by people (.jsonl), for the ceiling.")] = None,
+    target: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples behind each interval.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resamples.")] = 0,
+    unit: Annotated[str, typer.Option("--unit", help="What is drawn: speech (all its replies), or reply.")] = "speech",
+) -> None:
+    """How far judges agree with each other and with people, by principle and overall, with intervals."""
+    from psychocounsel.agreement import intervals, show_agreement
+
+    show_agreement(place, human, target, intervals(bootstrap, seed, unit))
 
 
 def main() -> None:

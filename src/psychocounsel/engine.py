@@ -12,6 +12,7 @@ import inspect
 import os
 import pickle
 import re
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ B = TypeVar("B")
 ENGINES = ("here", "ray")
 SHARD = 2000
 DIGEST = 16
+REACH_S = 10.0
 
 
 class Engine(Protocol):
@@ -137,6 +139,7 @@ def _start_ray() -> None:
     import ray.data
 
     if not ray.is_initialized():
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": os.cpu_count(), "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **here)
@@ -149,6 +152,18 @@ def _start_ray() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+def _check_address(address: str) -> None:
+    """Raise a UserError when nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"--engine ray: nobody answers at RAY_ADDRESS={address} ({error}); is it running?"
+            ) from error
 
 
 def _over_ray(

@@ -1,74 +1,180 @@
-"""What a recipe would do, before it spends anything: sources, calls, tokens, training."""
+"""What a recipe would do, before it spends anything: sources, calls, tokens, money, training."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
+from psychocounsel.models.chat import Answer, ChatModel, Request
+from psychocounsel.models.prices import Price, PriceList, load_prices, tokens_in, tokens_out
+from psychocounsel.models.remote import Remote
 from psychocounsel.pipeline.preflight import preflight
-from psychocounsel.principles import load_principles
-from psychocounsel.principles.prompts import judge_prompt
-from psychocounsel.ratings import SCORERS
+from psychocounsel.principles import Principle, load_principles, load_topics
+from psychocounsel.principles.prompts import dialogue_text, topic_prompt
+from psychocounsel.ratings import open_judges
+from psychocounsel.ratings.judge import Item
+from psychocounsel.ratings.model_judge import ModelJudge
+from psychocounsel.ratings.probes import planned_calls
 from psychocounsel.recipe import Recipe
+from psychocounsel.records import Response, Speech, Turn
 from psychocounsel.responses import plan_responses
 from psychocounsel.run import STAGES
-from psychocounsel.speeches import collect
+from psychocounsel.speeches import Collection, collect
 from psychocounsel.speeches.sources import KNOWN_SETS, read_source
 
-CHARS_PER_TOKEN = 4.0  # English text, common tokenizers; a preview, not a bill
+REPLY_CHARS_PER_TOKEN = 4
+
+
+@dataclass
+class Estimate:
+    """Calls of one model in one stage: tokens in are about right, tokens out and money the most there can be."""
+
+    stage: str
+    model: str
+    calls: int = 0
+    tokens_in: float = 0.0
+    tokens_out: float = 0.0
+    price: Price | None = None
+
+    def add(self, request: Request, times: int = 1) -> None:
+        """Count a request `times` over."""
+        self.calls += times
+        self.tokens_in += times * tokens_in(request)
+        self.tokens_out += times * tokens_out(request)
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars at most; None when the price is not known."""
+        return None if self.price is None else self.price.of(self.tokens_in, self.tokens_out)
 
 
 def preview(recipe: Recipe) -> None:
     """Print the recipe's plan. Opens local sources and models, calls none. Raises UserError as a run would."""
-    principles = load_principles(recipe.principles)
-    preflight(recipe, STAGES)
+    preflight(recipe, STAGES[: STAGES.index("publish")])
+    prices = load_prices(recipe.models)
     hub = [source.load for source in recipe.speeches.sources if _is_remote(source.load)]
     table = Table("stage", "plan", title=f"Recipe {recipe.name}", title_justify="left")
+    principles = load_principles(recipe.principles)
     table.add_row("principles", ", ".join(f"{p.id} x{p.weight:g}{' (gate)' if p.gate else ''}" for p in principles))
     if hub:
         table.add_row("speeches", f"from the hub, not counted here: {', '.join(hub)}")
         Console().print(table)
         return
-    collection = collect(
-        [s for source in recipe.speeches.sources for s in read_source(source)], recipe.speeches, recipe.seed
-    )
-    table.add_row(
-        "speeches",
-        f"{collection.read} read, {len(collection.speeches)} kept, dropped {collection.reasons() or 'none'}",
-    )
-    pool = [model for name in recipe.responses.models for model in open_models(name)]
-    jobs = plan_responses(collection.speeches, pool, recipe.responses, recipe.seed)
-    asked = sum(len(message["content"]) for _, request in jobs for message in request.messages) / CHARS_PER_TOKEN
-    answered = len(jobs) * recipe.responses.max_tokens
-    table.add_row(
-        "responses",
-        f"{len(jobs)} calls to {len(pool)} models, about {asked:,.0f} tokens in, at most {answered:,} out",
-    )
-    judges = sum(1 if name in SCORERS else len(open_models(name, "ratings")) for name in recipe.ratings.judges)
-    rubric = len(judge_prompt(principles)) / CHARS_PER_TOKEN
-    calls = len(jobs) * judges
-    table.add_row(
-        "ratings",
-        f"at most {calls} calls to {judges} judges, {calls * (rubric + recipe.responses.max_tokens):,.0f} tokens in "
-        f"({rubric:,.0f} of each are the same rubric) and {calls * recipe.ratings.max_tokens:,} out",
-    )
+    raw = [speech for source in recipe.speeches.sources for speech in read_source(source)]
+    collection = collect(raw, recipe.speeches, recipe.seed)
+    kept = len(collection.speeches)
+    table.add_row("speeches", f"{collection.read} read, {kept} kept, dropped {collection.reasons() or 'none'}")
+    online = recipe.policy.online.rounds
     table.add_row(
         "training",
         f"base {recipe.base}: supervised {recipe.supervised.epochs:g} epochs, reward {recipe.reward.epochs:g}, "
-        f"policy {recipe.policy.epochs:g} and {recipe.policy.online.rounds} online rounds",
+        f"policy {recipe.policy.epochs:g} and {online} online rounds",
     )
-    table.add_row(
-        "evaluate",
-        f"judges {', '.join(recipe.evaluate.judges)} on splits {', '.join(recipe.evaluate.speeches)}",
-    )
+    table.add_row("evaluate", f"{', '.join(recipe.evaluate.judges)} on splits {', '.join(recipe.evaluate.speeches)}")
     Console().print(table)
+    _print_estimates(list(estimates(recipe, collection, prices)), prices, recipe.models.budget)
     if "/" in recipe.base and not Path(recipe.base).exists() and os.environ.get("HF_HUB_OFFLINE") == "1":
         raise UserError(f"base '{recipe.base}': no such folder, and HF_HUB_OFFLINE=1 forbids the hub")
+
+
+def estimates(recipe: Recipe, collection: Collection, prices: PriceList) -> Iterator[Estimate]:
+    """Calls by stage and model, first tries only: what a judge answers badly is asked a second time."""
+    if recipe.speeches.topics not in ("tfidf", "none"):
+        yield _topics(recipe, collection.speeches, prices)
+    pool = [model for name in recipe.responses.models for model in open_models(name, table=recipe.models)]
+    jobs = plan_responses(collection.speeches, pool, recipe.responses, recipe.seed)
+    yield from _by_model("responses", jobs, prices)
+    judges = open_judges(recipe.ratings.judges, recipe.ratings, recipe.models)
+    principles = load_principles(recipe.principles)
+    item = _typical(collection.speeches, recipe.responses.max_tokens)
+    for judge in judges:
+        if isinstance(judge, ModelJudge):
+            form: Answer = "schema" if recipe.ratings.answer == "auto" else recipe.ratings.answer
+            groups = judge.groups(principles, form)
+            requests = [judge.request(item, group, form) for group in groups]
+            probes = planned_calls(min(recipe.ratings.probes, len(jobs)), len(groups)) if recipe.ratings.probes else 0
+            yield _repeated("ratings", judge.model, requests, len(jobs), prices)
+            if probes and isinstance(judge.model, Remote):
+                yield _repeated("probes", judge.model, requests[:1], probes, prices)
+    yield from _contests(recipe, collection.speeches, item, principles, prices)
+
+
+def _topics(recipe: Recipe, speeches: list[Speech], prices: PriceList) -> Estimate:
+    model = open_models(recipe.speeches.topics, table=recipe.models)[0]
+    system = topic_prompt(load_topics())
+    found = Estimate("topics", model.name, price=prices.find(model))
+    for speech in speeches:
+        if recipe.speeches.classify == "all" or not speech.topic:
+            texts = ({"role": "system", "content": system}, {"role": "user", "content": dialogue_text(speech.turns)})
+            found.add(Request(messages=texts, sampling={"max_tokens": 120}))
+    return found
+
+
+def _contests(
+    recipe: Recipe, speeches: list[Speech], item: Item, principles: tuple[Principle, ...], prices: PriceList
+) -> Iterator[Estimate]:
+    """Comparisons of the policies by judges that are models, in both orders."""
+    asked = sum(speech.split in recipe.evaluate.speeches for speech in speeches)
+    asked = min(asked, recipe.evaluate.limit or asked)
+    matches = 3 if recipe.policy.online.rounds else 1
+    times = 2 * matches * asked * recipe.evaluate.samples
+    for judge in open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models):
+        if isinstance(judge, ModelJudge):
+            one = judge.request(item, principles, "text")  # about a rating's length and one more reply
+            other = {"role": "user", "content": item.response.text}
+            both = one.model_copy(update={"messages": (*one.messages, other)})
+            yield _repeated("evaluate", judge.model, [both], times, prices)
+
+
+def _typical(speeches: list[Speech], reply_tokens: int) -> Item:
+    """A speech of mean length with a reply as long as it may be."""
+    mean = sum(len(dialogue_text(speech.turns)) for speech in speeches) // max(len(speeches), 1)
+    speech = Speech(turns=(Turn(role="client", text="x" * max(mean, 1)),), source="preview")
+    return Item(speech, Response(speech_id=speech.id, model="", text="x" * REPLY_CHARS_PER_TOKEN * reply_tokens))
+
+
+def _by_model(stage: str, jobs: Iterable[tuple[ChatModel, Request]], prices: PriceList) -> Iterator[Estimate]:
+    found: dict[str, Estimate] = {}
+    for model, request in jobs:
+        name = "recorded" if model.kind.startswith("recorded") else model.name
+        if name not in found:
+            found[name] = Estimate(stage, name, price=prices.find(model))
+        found[name].add(request)
+    yield from found.values()
+
+
+def _repeated(stage: str, model: ChatModel, requests: list[Request], times: int, prices: PriceList) -> Estimate:
+    found = Estimate(stage, model.name, price=prices.find(model))
+    for request in requests:
+        found.add(request, times)
+    return found
+
+
+def _print_estimates(rows: list[Estimate], prices: PriceList, budget: float | None) -> None:
+    columns = [Column(name, justify="right") for name in ("calls", "tokens in", "tokens out", "US dollars")]
+    table = Table("stage", "model", *columns, title="Calls, at most", title_justify="left")
+    for row in rows:
+        cost = "unknown" if row.cost is None else f"{row.cost:,.2f}"
+        table.add_row(row.stage, row.model, f"{row.calls:,}", f"{row.tokens_in:,.0f}", f"{row.tokens_out:,.0f}", cost)
+    console = Console()
+    console.print(table)
+    total = sum(row.cost or 0.0 for row in rows)
+    unknown = sorted({row.model for row in rows if row.cost is None and row.calls})
+    if total or unknown:
+        console.print(f"US dollars at most: {total:,.2f}, by prices of {prices.as_of}")
+    if total and prices.old:
+        console.print("These prices are old: look at the provider's page and set models.prices.", style="yellow")
+    if unknown:
+        console.print(f"No price is known for {', '.join(unknown)}; see docs/models.md.", style="yellow")
+    if budget is not None and total > budget:
+        console.print(f"The budget of {budget:g} could stop this run; what is answered is kept.", style="yellow")
 
 
 def _is_remote(load: str) -> bool:

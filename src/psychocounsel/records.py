@@ -19,6 +19,8 @@ Split = Literal["train", "dev", "test", "arena"]
 Finish = Literal["stop", "length", "refused", "filtered"]
 Score = Annotated[float, Field(ge=1, le=5, allow_inf_nan=False)]
 
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 def content_id(value: Any) -> str:
     """16 hex digits of blake2b over the canonical JSON of `value` (sorted keys, no spaces, UTF-8)."""
@@ -92,13 +94,14 @@ class Speech(Record):
 
 
 class Response(Record):
-    """A counsellor reply to a speech by one model (or person)."""
+    """A counsellor reply to a speech by one model (or person). `call_id` names the call that made it."""
 
     speech_id: str
     model: str
     text: str
     sampling: dict[str, Any] = Field(default_factory=dict)
     finish: Finish = "stop"
+    call_id: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -127,7 +130,8 @@ class Rating(Record):
 class Pair(Record):
     """Two responses to one speech, the better one first. Scores are means over judges.
 
-    `votes` of `judges` put the chosen one first; `probability` is P(chosen beats rejected) given the judges' noise.
+    `judges` scored both and `votes`, a share of them, put the chosen one first (a judge's tie counts half);
+    `probability` is P(chosen beats rejected) given the judges' noise.
     """
 
     speech_id: str
@@ -190,7 +194,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _load(text: str) -> Any:
     """JSON without its two traps: NaN and Infinity are errors, escaped half characters become '?'."""
-    value = json.loads(text, parse_constant=_not_a_number)
+    value = STRICT.decode(text)
     if "\\ud" in text or "\\uD" in text:
         value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     return value
@@ -198,6 +202,9 @@ def _load(text: str) -> Any:
 
 def _not_a_number(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value, write null")
+
+
+STRICT = json.JSONDecoder(parse_constant=_not_a_number)
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:

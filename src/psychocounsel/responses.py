@@ -66,6 +66,7 @@ def respond(
             text=answer.text.strip(),
             sampling=request.sampling,
             finish=answer.finish,
+            call_id=answer.call_id,
         )
         for (model, request), answer in zip(jobs, answers, strict=True)
     ]

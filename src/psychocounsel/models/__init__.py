@@ -39,9 +39,11 @@ def open_models(name: str, purpose: str = "responses", table: ModelsTable | None
         return [VllmModel(rest)]
     if kind == "local" and rest:
         from psychocounsel.models.local import LocalModel
+        from psychocounsel.models.replay import replaying
         from psychocounsel.models.weights import require_training
 
-        require_training()
+        if not replaying():
+            require_training()
 
         return [LocalModel(rest)]
     if "." in kind and rest:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import TryAgain
 from psychocounsel.models.limits import Limiter
+from psychocounsel.models.replay import replaying
 from psychocounsel.recipe import ModelsTable
 
 LOST = "the calls answered so far are kept, the same command continues"
@@ -69,9 +70,9 @@ class Remote:
 
 
 def key_from(variable: str, name: str) -> str:
-    """An API key from the environment. Raises UserError without one."""
+    """An API key from the environment, or '' in a replay. Raises UserError without one."""
     key = os.environ.get(variable, "")
-    if not key:
+    if not key and not replaying():
         raise UserError(f"{name}: {variable} is not set; export it in your shell (it is never written anywhere)")
     return key
 

@@ -220,4 +220,3 @@ def _disagreement(judged: Judged) -> float | None:
     if len(judged.own) < 2:
         return None
     return sum(abs(value - judged.overall) for value in judged.own.values()) / len(judged.own)
-

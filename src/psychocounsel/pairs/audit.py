@@ -11,9 +11,8 @@ import numpy as np
 
 from psychocounsel.pairs import PairSets
 from psychocounsel.principles import Principle
+from psychocounsel.ratings.reliability import wilson
 from psychocounsel.records import Pair
-
-Z = 1.959964  # 97.5 % of the normal distribution
 
 
 def audit(sets: PairSets, principles: Sequence[Principle]) -> dict[str, Any]:
@@ -93,9 +92,8 @@ def share_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> dict[s
     groups = len(strays)
     variance = float(strays @ strays) / len(values) ** 2 * groups / max(groups - 1, 1)
     n = min(share * (1 - share) / variance, len(values)) if variance > 0 else groups
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return {"share": _short(share), "low": _short(max(0.0, centre - half)), "high": _short(min(1.0, centre + half))}
+    low, high = wilson(share, n)
+    return {"share": _short(share), "low": _short(low), "high": _short(high)}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -16,9 +16,11 @@ from typing import Any, Literal
 
 from psychocounsel.engine import check_engine
 from psychocounsel.errors import RunInterrupted, UserError, nearest
-from psychocounsel.models.store import CallStore, copy_calls
+from psychocounsel.models.prices import Budget, load_prices
+from psychocounsel.models.store import CallStore
 from psychocounsel.pipeline.context import Run
 from psychocounsel.pipeline.preflight import preflight
+from psychocounsel.pipeline.reuse import take_over, take_over_calls
 from psychocounsel.principles import load_principles
 from psychocounsel.recipe import Recipe
 from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, write_text
@@ -60,7 +62,7 @@ class Options:
     def stages(self) -> list[str]:
         """The stages asked for and all that they read, in order: publishing does not wait for training."""
         asked = STAGES[STAGES.index(self.start) : STAGES.index(self.stop) + 1]
-        return [name for name in STAGES if name in asked or any(name in feeds(other) for other in asked)]
+        return [name for name in STAGES if any(name in (other, *feeds(other)) for other in asked)]
 
     @property
     def redone(self) -> list[str]:
@@ -81,7 +83,10 @@ def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
     """All settings that shape a stage's output."""
     settings: dict[str, Any] = {"seed": recipe.seed, **getattr(recipe, name).model_dump(mode="json")}
     if name in USES_PRINCIPLES:
-        settings["principles"] = [principle.model_dump(mode="json") for principle in load_principles(recipe.principles)]
+        decisions = {"weight", "gate"} if name == "ratings" else set()  # judges do not see them: another needs no call
+        settings["principles"] = [
+            principle.model_dump(mode="json", exclude=decisions) for principle in load_principles(recipe.principles)
+        ]
     if name in USES_BASE:
         settings["base"] = recipe.base
     if name == "evaluate":
@@ -135,10 +140,11 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
     for name in reversed(redone):
         folder.discard(name)
     if options.reuse is not None and not (folder.path / "calls.sqlite").exists():
-        _take_over_calls(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
+        take_over_calls(options.reuse / "calls.sqlite", folder.path / "calls.sqlite")
     write_text(folder.path / "recipe.json", json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False))
     ran = False
     with CallStore(folder.path / "calls.sqlite") as store:
+        store.budget = Budget(load_prices(recipe.models), recipe.models.budget, store.spent())
         run = Run(recipe, folder, store, options.engine)
         for name in names:
             plan = plan_stage(recipe, folder, name, options.reuse)
@@ -148,7 +154,7 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
             elif STAGES.index(name) < first:
                 raise UserError(f"--from {options.start}: stage {name} is not finished; start from there")
             elif plan.action == "reuse" and options.reuse is not None:
-                _take_over(RunFolder(options.reuse).stage(name), folder.stage(name))
+                take_over(RunFolder(options.reuse).stage(name), folder.stage(name))
                 _say(f"{name}: taken over from {options.reuse}")
                 ran = True
             else:
@@ -178,24 +184,6 @@ def _stop_if_different(folder: RunFolder, plan: Plan) -> None:
         )
 
 
-def _take_over(source: Path, target: Path) -> None:
-    """Copy a finished stage, complete or not at all."""
-    part = target.with_name(target.name + ".part")
-    for half_made in (part, target):
-        shutil.rmtree(half_made, ignore_errors=True)
-    shutil.copytree(source, part)
-    part.rename(target)
-
-
-def _take_over_calls(source: Path, target: Path) -> None:
-    """Copy a call store with everything its log still holds, complete or not at all."""
-    if source.exists():
-        part = target.with_name(target.name + ".part")
-        part.unlink(missing_ok=True)
-        copy_calls(source, part)
-        part.replace(target)
-
-
 def plan_stage(recipe: Recipe, folder: RunFolder, name: str, reuse: Path | None = None) -> Plan:
     """Whether a stage is done, can be taken over from another run, must run, or was made with other settings."""
     settings, inputs = stage_settings(recipe, name), _inputs(folder, name)
@@ -215,11 +203,11 @@ def plan_run(recipe: Recipe, root: Path, options: Options) -> list[Plan]:
     """What `run_recipe` would do, stage by stage, without doing it."""
     _check_stages(options)
     folder = RunFolder(root / recipe.name)
-    plans: list[Plan] = []
-    for name in options.stages:
-        redone = name in options.redone
-        plans.append(Plan(name, "run", "--redo") if redone else plan_stage(recipe, folder, name, options.reuse))
-    return plans
+    redo = options.redone
+    return [
+        Plan(name, "run", "--redo") if name in redo else plan_stage(recipe, folder, name, options.reuse)
+        for name in options.stages
+    ]
 
 
 def _inputs(folder: RunFolder, name: str) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from psychocounsel.models.store import CallStore
+from psychocounsel.pairs import HARD_SETS
 from psychocounsel.principles import Principle, load_principles
 from psychocounsel.recipe import Recipe
 from psychocounsel.records import Pair, Rating, Response, Speech, read_records
@@ -25,6 +26,11 @@ class Run:
     def principles(self) -> tuple[Principle, ...]:
         return load_principles(self.recipe.principles)
 
+    @property
+    def rubric(self) -> tuple[Principle, ...]:
+        """The principles as judges see them: equal weights, no gates; those are decided when pairs are made."""
+        return tuple(p.model_copy(update={"weight": 1.0, "gate": False}) for p in self.principles)
+
     def speeches(self) -> list[Speech]:
         return read_records(self.folder.stage("speeches") / "speeches.jsonl", Speech)
 
@@ -37,6 +43,10 @@ class Run:
     def pairs(self) -> dict[str, list[Pair]]:
         place = self.folder.stage("pairs")
         return {split: read_records(place / f"{split}.jsonl", Pair) for split in ("train", "dev", "test")}
+
+    def hard_pairs(self) -> dict[str, list[Pair]]:
+        place = self.folder.stage("pairs")
+        return {name: read_records(place / f"test-{name}.jsonl", Pair) for name in HARD_SETS}
 
     def overall(self) -> dict[str, float]:
         found: dict[str, float] = json.loads((self.folder.stage("pairs") / "overall.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from psychocounsel.models.chat import family_of
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.ratings import described, open_judges
-from psychocounsel.ratings.agreement import mean_kappa
+from psychocounsel.ratings.agreement import mean_kappa, short_table
 from psychocounsel.ratings.judge import Judge, ScoringJudge
 from psychocounsel.records import Pair, Response, Speech, Verdict, write_records, write_rows
 from psychocounsel.run import STAGES, write_text
@@ -95,7 +95,8 @@ def _reward_figures(
 ) -> dict[str, Figure]:
     from psychocounsel.reward.score import RewardModel
 
-    used = sorted({key for pair in pairs for key in (pair.chosen, pair.rejected)})
+    hard = run.hard_pairs()
+    used = sorted({key for some in (pairs, *hard.values()) for pair in some for key in (pair.chosen, pair.rejected)})
     settings = {"bootstrap": run.recipe.evaluate.bootstrap, "seed": run.recipe.seed}
     scores: dict[str, float] = {}
     if used:
@@ -106,10 +107,17 @@ def _reward_figures(
         folder / "reward-scores.jsonl",
         ({"response_id": key, "score": round(value, 6)} for key, value in scores.items()),
     )
-    return {
+    lengths = length_scores(responses)
+    figures = {
         "reward.accuracy": pair_accuracy(pairs, scores, speeches, **settings),
-        "reward.length_baseline": pair_accuracy(pairs, length_scores(responses), speeches, **settings),
+        "reward.length_baseline": pair_accuracy(pairs, lengths, speeches, **settings),
     }
+    for name, found in hard.items():
+        if found:
+            figures[f"reward.accuracy_{name.replace('-', '_')}"] = pair_accuracy(found, scores, speeches, **settings)
+    if matched := hard["length-matched"]:
+        figures["reward.length_baseline_length_matched"] = pair_accuracy(matched, lengths, speeches, **settings)
+    return figures
 
 
 def _judge_agreement(
@@ -182,10 +190,14 @@ def write_results(run: Run) -> None:
 
 
 def _kappa_figure(run: Run) -> Figure:
-    table = json.loads((run.folder.stage("ratings") / "agreement.json").read_text(encoding="utf-8"))
+    table = _agreement(run)
     kappa = mean_kappa(table)
     n = max((row["n"] for row in table.values()), default=0)
     return Figure(value=None if kappa is None else round(kappa, 4), n=n, unit="mean quadratic kappa")
+
+
+def _agreement(run: Run) -> dict[str, dict[str, Any]]:
+    return short_table(json.loads((run.folder.stage("ratings") / "agreement.json").read_text(encoding="utf-8")))
 
 
 def _report(run: Run, metrics: Mapping[str, Mapping[str, Any]], stamps: Mapping[str, list[str]]) -> str:
@@ -219,7 +231,7 @@ def _report(run: Run, metrics: Mapping[str, Mapping[str, Any]], stamps: Mapping[
             ratings=run.ratings(),
             pairs=pairs,
             principles=run.principles,
-            agreement=json.loads((run.folder.stage("ratings") / "agreement.json").read_text(encoding="utf-8")),
+            agreement=_agreement(run),
             contests=json.loads((place / "contests.json").read_text(encoding="utf-8")),
             reward_scores=sides,
             curves=curves,

@@ -29,3 +29,7 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
         judges = open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models)
         labellers = [(name, family_of(name)) for name in raters]
         check_independence(judges, labellers, recipe.base, recipe.evaluate)
+    if "publish" in stages:
+        from psychocounsel.pipeline.publishing import check_publish
+
+        check_publish(recipe.publish)

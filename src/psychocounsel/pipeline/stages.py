@@ -11,70 +11,68 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
 from psychocounsel.pairs import build_pairs
+from psychocounsel.pairs.audit import audit
+from psychocounsel.pipeline.collection import speeches_stage
 from psychocounsel.pipeline.context import Run
-from psychocounsel.ratings import rate_responses
-from psychocounsel.ratings.agreement import judge_agreement, mean_kappa
-from psychocounsel.records import Speech, write_records
+from psychocounsel.ratings import open_judges, rate_responses
+from psychocounsel.ratings.agreement import Intervals, agreement_table, mean_kappa, short_table
+from psychocounsel.ratings.judge import Item
+from psychocounsel.ratings.probes import probe_all
+from psychocounsel.records import Rating, write_records
 from psychocounsel.responses import respond
 from psychocounsel.run import write_text
-from psychocounsel.speeches import collect
-from psychocounsel.speeches.sources import read_embedded, read_source
-from psychocounsel.speeches.topics import fill_by_model, fill_by_tfidf
 
 Counts = dict[str, Any]
 
 
-def speeches_stage(run: Run, folder: Path) -> Counts:
-    table = run.recipe.speeches
-    raw = [speech for source in table.sources for speech in read_source(source)]
-
-    def fill(speeches: list[Speech]) -> list[Speech]:
-        if table.topics == "tfidf":
-            return fill_by_tfidf(speeches, [*speeches, *read_embedded()])
-        if table.topics == "none":
-            return speeches
-        return fill_by_model(speeches, open_models(table.topics)[0], run.store)
-
-    collection = collect(raw, table, run.recipe.seed, fill)
-    write_records(folder / "speeches.jsonl", collection.speeches)
-    write_records(folder / "dropped.jsonl", collection.dropped)
-    splits = Counter(str(speech.split) for speech in collection.speeches)
-    return {
-        "read": collection.read,
-        "kept": len(collection.speeches),
-        "dropped": collection.reasons(),
-        "splits": dict(sorted(splits.items())),
-        "clusters": len({speech.cluster for speech in collection.speeches}),
-        "topics": len({speech.topic for speech in collection.speeches if speech.topic}),
-    }
-
-
 def responses_stage(run: Run, folder: Path) -> Counts:
-    pool = [model for name in run.recipe.responses.models for model in open_models(name)]
-    responses = respond(run.speeches(), pool, run.recipe.responses, run.store, run.recipe.seed)
+    pool = [model for name in run.recipe.responses.models for model in open_models(name, table=run.recipe.models)]
+    speeches = run.speeches()
+    responses = respond(speeches, pool, run.recipe.responses, run.store, run.recipe.seed)
     write_records(folder / "responses.jsonl", responses)
     models = Counter(response.model for response in responses)
+    topics = {speech.id: speech.topic or "unknown" for speech in speeches}
+    refused = [response for response in responses if response.finish in ("refused", "filtered")]
     return {
         "responses": len(responses),
         "empty": sum(not response.text for response in responses),
         "speeches": len({response.speech_id for response in responses}),
         "models": dict(sorted(models.items())),
         "finish": dict(sorted(Counter(response.finish for response in responses).items())),
+        "refused_by_topic": dict(sorted(Counter(topics[response.speech_id] for response in refused).items())),
+        "refused_by_model": dict(sorted(Counter(response.model for response in refused).items())),
     }
 
 
 def ratings_stage(run: Run, folder: Path) -> Counts:
-    outcome = rate_responses(run.speeches(), run.responses(), run.principles, run.recipe.ratings, run.store)
+    outcome = rate_responses(
+        run.speeches(), run.responses(), run.rubric, run.recipe.ratings, run.store, run.recipe.models
+    )
     write_records(folder / "ratings.jsonl", outcome.ratings)
-    agreement = judge_agreement(outcome.ratings, run.principles)
-    write_text(folder / "agreement.json", json.dumps(agreement, indent=1))
-    kappa = mean_kappa(agreement)
+    write_records(folder / "unrated.jsonl", outcome.unrated)
+    speech_of = {response.id: response.speech_id for response in run.responses()}
+    cluster_of = {speech.id: speech.cluster for speech in run.speeches()}
+    intervals = Intervals(seed=run.recipe.seed)
+    agreement = agreement_table(outcome.ratings, run.rubric, speech_of, cluster_of, intervals)
+    write_text(folder / "agreement.json", json.dumps(agreement, indent=1, ensure_ascii=False))
+    if run.recipe.ratings.probes:
+        write_text(folder / "probes.json", json.dumps(_probes(run, outcome.ratings), indent=1))
+    kappa = mean_kappa(short_table(agreement))
     return {
         "ratings": len(outcome.ratings),
         "rated": len({rating.response_id for rating in outcome.ratings}),
         "judges": outcome.counts,
+        "refused_by_topic": outcome.refused_by("topic"),
+        "refused_by_model": outcome.refused_by("model"),
         "mean_kappa": None if kappa is None else round(kappa, 3),
     }
+
+
+def _probes(run: Run, ratings: list[Rating]) -> dict[str, Any]:
+    table, speeches = run.recipe.ratings, {speech.id: speech for speech in run.speeches()}
+    items = [Item(speeches[response.speech_id], response) for response in run.responses()]
+    judges = open_judges(table.judges, table, run.recipe.models)
+    return probe_all(judges, items, ratings, run.rubric, run.store, table.probes, run.recipe.seed)
 
 
 def pairs_stage(run: Run, folder: Path) -> Counts:
@@ -82,15 +80,20 @@ def pairs_stage(run: Run, folder: Path) -> Counts:
     if not sets.pairs["train"]:
         raise UserError(
             f"pairs: no train pair came out ({dict(sets.left_out) or 'no speech has two rated replies'}); "
-            "are all replies tied? Lower pairs.gap, add judges or responses"
+            "are all replies tied? Lower pairs.gap, votes or probability, or add judges or responses"
         )
     for split, pairs in sets.pairs.items():
         write_records(folder / f"{split}.jsonl", pairs)
+    for name, pairs in sets.hard.items():
+        write_records(folder / f"test-{name}.jsonl", pairs)
     overall = {key: round(value, 6) for key, value in sorted(sets.overall.items())}
     write_text(folder / "overall.json", json.dumps(overall, indent=0))
+    write_text(folder / "audit.json", json.dumps(audit(sets, run.principles), indent=1))
     return {
         **{split: len(pairs) for split, pairs in sets.pairs.items()},
+        "hard": {name: len(pairs) for name, pairs in sets.hard.items()},
         "left_out": dict(sorted(sets.left_out.items())),
+        "set_aside": dict(sorted(sets.set_aside.items())),
     }
 
 
@@ -148,6 +151,12 @@ def evaluate_stage(run: Run, folder: Path) -> Counts:
     return evaluate(run, folder)
 
 
+def publish_stage(run: Run, folder: Path) -> Counts:
+    from psychocounsel.pipeline.publishing import publish
+
+    return publish(run, folder)
+
+
 STAGE_FUNCTIONS: dict[str, Callable[[Run, Path], Counts]] = {
     "speeches": speeches_stage,
     "responses": responses_stage,
@@ -157,4 +166,5 @@ STAGE_FUNCTIONS: dict[str, Callable[[Run, Path], Counts]] = {
     "reward": reward_stage,
     "policy": policy_stage,
     "evaluate": evaluate_stage,
+    "publish": publish_stage,
 }

@@ -14,7 +14,7 @@ COUNSELLOR = (
     "before anyone else does. Answer in plain words, in one or two short paragraphs."
 )
 
-MARKS = re.compile(r"<{2,}|>{2,}|<\|+|\|+>|<[|｜]|[|｜]>|\[/?INST\]|</?s>|<(?=/?(?:start|end)_of_turn>)", re.IGNORECASE)
+MARKS = re.compile(r"<{2,}|>{2,}|<(?=[|｜/a-z_])|[|｜]>|\[(?=/?[a-z_]{4,}\])", re.IGNORECASE)
 
 JUDGE_HEAD = """You rate one counselling reply by a fixed rubric. Rules:
 - Rate each principle alone; a good or bad impression on one must not colour another.
@@ -92,7 +92,7 @@ def quoted(label: str, text: str) -> str:
 
     Chat templates mark roles by tokens such as <|im_start|> or [INST]; some servers take them from any text.
     """
-    return f"<<<{label}\n{MARKS.sub(lambda mark: ' '.join(mark[0]), text)}\n>>>"
+    return f"<<<{label}\n{MARKS.sub(lambda mark: ' '.join(mark[0]) + ' ', text)}\n>>>"
 
 
 def dialogue_text(turns: Iterable[Turn]) -> str:

@@ -21,12 +21,12 @@ SPELT_EMAIL = re.compile(
 )
 # Ends that are words as well (me, in, it, so, be) count only behind http:// or www.
 ENDS = (
-    "com|org|net|edu|gov|info|biz|io|app|dev|online|site|clinic|blog|example|"
+    "(?i:com|org|net|edu)|gov|info|biz|io|app|dev|online|site|clinic|blog|example|"
     "co\\.uk|org\\.uk|ac\\.uk|gov\\.uk|nhs\\.uk|com\\.au|org\\.au|co\\.nz|co\\.za|co\\.in|ca|au|uk|de|fr|ie|nl"
 )
 URL = re.compile(
     r"(?i:https?://|www\.)[^\s<>\"\x00]{3,2000}"
-    rf"|(?<![\w@.-])(?:{LABEL}\.){{1,5}}(?i:{ENDS})(?![a-z0-9-])(?:/[^\s<>\"\x00]{{0,2000}})?",
+    rf"|(?<![\w@.-])(?:{LABEL}\.){{1,5}}(?:{ENDS})(?![a-z0-9-])(?:/[^\s<>\"\x00]{{0,2000}})?",
 )
 IP4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])")
 IP6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{8,45}(?![\w:])")

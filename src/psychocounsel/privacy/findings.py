@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # The order decides overlaps: what stands first keeps its whole stretch.
 TYPES = (
-    "EMAIL", "URL", "ACCOUNT", "CARD", "ID", "DOB", "PHONE", "IP", "HANDLE", "CLINIC", "NAME", "CREDENTIAL", "AGE",
+    "EMAIL", "URL", "ACCOUNT", "CARD", "ID", "DOB", "IP", "PHONE", "HANDLE", "CLINIC", "NAME", "CREDENTIAL", "AGE",
 )  # fmt: skip
 RANK = {name: place for place, name in enumerate(TYPES)}
 PLACEHOLDER = re.compile(rf"\[({'|'.join(TYPES)})_([0-9]{{1,6}})\]")
@@ -36,7 +36,8 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
     kept = []
     for finding in order:
         for start, end in _free(taken, finding.start, finding.end):
-            start, end = _trim(text, start, end)
+            if (start, end) != (finding.start, finding.end):
+                start, end = _trim(text, start, end)
             if any(character.isalnum() for character in text[start:end]):
                 kept.append(Finding(start, end, finding.type, finding.known))
         taken[finding.start : finding.end] = b"\x01" * (finding.end - finding.start)

@@ -15,10 +15,11 @@ REGIONS = ("US", "GB", "AU", "IE", "NZ", "IN", "ZA", "DE", "FR", "NL", "ES", "MX
 NO_TRUNK = ("US", "IN", "ES", "MX")  # numbers within the country start without a 0
 GAP = "[ \t().\u00a0/\u2010-\u2015-]"
 PHONE = re.compile(rf"(?<![\d=_/.-])(?:\+ ?|\+?\()?\d(?:{GAP}{{0,3}}\d){{6,15}}(?!\d)")
+PART = re.compile(r"[+(\d](?:(?!\. )[^\n]){0,40}")
 SHORT_PHONE = re.compile(r"(?<![\w-])\d{3}[-. ]\d{4}(?![\w-])")
 PHONE_WORDS = re.compile(
     r"\b(?:phone|call(?: me| us| him| her)?|cell|mobile|text(?: me)?|tel|telephone|whatsapp|fax|ring me|reach me|"
-    r"number(?: is|'s|:)?|landline)\b",
+    r"(?:my|his|her|their|your) number|landline)\b",
     re.I,
 )
 US_SHAPE = re.compile(r"(?:\+?1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}")
@@ -127,9 +128,10 @@ def _office_ids(text: str) -> Iterator[Finding]:
 
 def _phones(text: str) -> Iterator[Finding]:
     for match in PHONE.finditer(text):
-        value = match.group()
-        if _is_phone(value, before(text, match.start(), PHONE_WORDS), _alone(text, *match.span())):
-            yield Finding(match.start(), match.end(), "PHONE")
+        for part in PART.finditer(match.group()):  # "in 2015. (919) ..." is two numbers
+            start, end = match.start() + part.start(), match.start() + part.end()
+            if _is_phone(part.group(), before(text, start, PHONE_WORDS), _alone(text, start, end)):
+                yield Finding(start, end, "PHONE")
     for match in SHORT_PHONE.finditer(text):
         if before(text, match.start(), PHONE_WORDS) and not _is_public(match.group()):
             yield Finding(match.start(), match.end(), "PHONE")
@@ -144,6 +146,10 @@ def _alone(text: str, start: int, end: int) -> bool:
 def _is_phone(value: str, said: bool, alone: bool) -> bool:
     plain = digits(value)
     if _is_public(value) or DATE_SHAPE.fullmatch(value):
+        return False
+    if len(plain) < 2 * len(re.findall(r"\d+", value)):
+        return False  # counting, not a number
+    if len(plain) < 7:
         return False
     if said or US_SHAPE.fullmatch(value):
         return True

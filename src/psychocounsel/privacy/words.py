@@ -10,8 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*")
-TITLE_CASE = 0.6  # share of capital words from which a line is a heading, where capitals mean nothing
-TITLE_WORDS = 4
+HEADING_WORDS = 4  # everyday words with a capital, and none without, that make a line a heading
 STRONG, PERHAPS, NO = 2, 1, 0
 
 
@@ -69,6 +68,7 @@ class Words:
             self.end.append(end)
         self.low = [self.folded[a:b] for a, b in zip(self.start, self.end, strict=True)]
         self._headings = self._find_headings()
+        self._strengths: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.start)
@@ -103,6 +103,11 @@ class Words:
 
     def strength(self, i: int) -> int:
         """STRONG: a given name and nothing else; PERHAPS: a name if the words around it say so; NO: no name."""
+        if i not in self._strengths:
+            self._strengths[i] = self._strength(i)
+        return self._strengths[i]
+
+    def _strength(self, i: int) -> int:
         low, long = self.low[i], self.end[i] - self.start[i]
         if long < 2 or long > 30:
             return NO
@@ -120,13 +125,15 @@ class Words:
         return PERHAPS if self.capital(i) and "'" not in low[2:] else NO
 
     def _find_headings(self) -> list[bool]:
+        """In a heading capitals mean nothing. Short words (and, of, the) may be small there."""
         heading: list[bool] = []
         line: list[int] = []
         for i in range(len(self)):
             line.append(i)
             if i + 1 == len(self) or "\n" in self.text[self.end[i] : self.start[i + 1]]:
-                capitals = sum(self.capital(k) for k in line)
-                heading += [len(line) >= TITLE_WORDS and capitals > TITLE_CASE * len(line)] * len(line)
+                long = [k for k in line if len(self.low[k]) > 3 and self.low[k] in word_list("words")]
+                found = len(long) >= HEADING_WORDS and all(self.capital(k) for k in long)
+                heading += [found] * len(line)
                 line = []
         return heading
 

@@ -129,15 +129,15 @@ def clear_sources(sources: Mapping[tuple[str, str], int], accept: Sequence[str])
 
 
 def check_licence(text: str, cleared: Sequence[Cleared]) -> str:
-    """The SPDX id (or 'other') under which the set may be published. Raises UserError that names the sources in the way.
+    """The SPDX id (or 'other') under which the set may be published. Raises UserError with the sources in the way.
 
     'other' means that every row keeps the licence of its source; it fits every mixture.
     """
     fit = suggested(cleared)
     if not text.strip():
         raise UserError(
-            f'publish: choose a licence for the published set: [publish] license = "..."; from what the sources demand, '
-            f'"{fit}" fits'
+            'publish: choose a licence for the published set: [publish] license = "..."; '
+            f'from what the sources demand, "{fit}" fits'
         )
     chosen = known_licence(text)
     faults = [fault for row in cleared if (fault := _fault(chosen, row))]
@@ -157,8 +157,8 @@ def known_licence(text: str) -> Licence:
     if found.id not in TERMS and not (found.demands and found.id[-1].isdigit()):  # "CC-BY" without its version is none
         names = [*TERMS, *(f"CC-{kind}-4.0" for kind in ("BY", "BY-SA", "BY-NC", "BY-NC-SA")), OTHER]
         raise UserError(
-            f"publish: license '{text}' is not known{nearest(text, names) or '.'} Write an SPDX id, or \"other\" to let "
-            "every row keep the licence of its source"
+            f"publish: license '{text}' is not known{nearest(text, names) or '.'} Write an SPDX id, "
+            'or "other" to let every row keep the licence of its source'
         )
     return found
 

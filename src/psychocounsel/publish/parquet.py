@@ -23,7 +23,19 @@ def form_schemas(principles: Sequence[str]) -> dict[str, pyarrow.Schema]:
 
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     messages = pa.list_(pa.struct([("role", text), ("content", text)]))
-    texts = ("ID", "pair_id", "chosen_id", "rejected_id", "source", "source_id", "license", "topic", "stage", "risk", "cluster")
+    texts = (
+        "ID",
+        "pair_id",
+        "chosen_id",
+        "rejected_id",
+        "source",
+        "source_id",
+        "license",
+        "topic",
+        "stage",
+        "risk",
+        "cluster",
+    )
     return {
         "released": pa.schema([(name, text if name in TEXTS else whole) for name in COLUMNS]),
         "trl": pa.schema(

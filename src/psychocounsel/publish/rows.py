@@ -86,7 +86,7 @@ def published_name(name: str) -> str:
     if kind in ("http", "https"):
         return rest.partition("#")[2] or "remote model"
     if colon and re.match(r"[/~.\\$]|[A-Za-z]:", rest):
-        return f"{kind}:{re.split(r'[/\\]', rest.rstrip('/'))[-1]}"
+        return f"{kind}:" + re.split(r"[/\\]", rest.rstrip("/"))[-1]
     return name
 
 

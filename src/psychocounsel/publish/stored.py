@@ -22,12 +22,13 @@ class Stored(Generic[AnyRecord]):
         self.offsets: dict[str, int] = {}
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        self.file = path.open("rb")
         offset = 0
-        for number, line in enumerate(self.file, 1):
-            if line.strip():
-                self.offsets[self._id(line, number)] = offset
-            offset += len(line)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    self.offsets[self._id(line, number)] = offset
+                offset += len(line)
+        self.file = path.open("rb")
 
     def __enter__(self) -> Stored[AnyRecord]:
         return self
@@ -39,7 +40,9 @@ class Stored(Generic[AnyRecord]):
 
     def __getitem__(self, key: str) -> AnyRecord:
         if key not in self.offsets:
-            raise UserError(f"{self.path}: there is no {self.kind.__name__.lower()} {key}; was the file changed by hand?")
+            raise UserError(
+                f"{self.path}: there is no {self.kind.__name__.lower()} {key}; was the file changed by hand?"
+            )
         self.file.seek(self.offsets[key])
         row = json.loads(self.file.readline())
         row.pop("id", None)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
+from psychocounsel.models.chat import ChatModel, Request
+from psychocounsel.models.remote import Remote
 from psychocounsel.models.store import CallStore
-from psychocounsel.principles import Principle, overall_score
+from psychocounsel.principles import Principle
 from psychocounsel.progress import progress
 from psychocounsel.ratings.judge import Item, Judge, ScoringJudge, Status, rate_all
 from psychocounsel.ratings.model_judge import ModelJudge
@@ -95,6 +97,30 @@ def rate_responses(
     return outcome
 
 
+def plan_ratings(
+    speeches: Iterable[Speech],
+    responses: Sequence[Response],
+    principles: tuple[Principle, ...],
+    table: RatingsTable,
+    models: ModelsTable | None = None,
+) -> Iterator[tuple[ChatModel, Request]]:
+    """The first question of every rating by a remote judge; which ones get a second is only known afterwards.
+
+    Raises UserError when `table.answer` is 'auto': what an endpoint honours is found out by asking it.
+    """
+    form = table.answer
+    if form == "auto":
+        raise UserError("ratings.answer = 'auto' asks the endpoint first; name a form: --set ratings.answer=schema")
+    by_id = {speech.id: speech for speech in speeches}
+    for judge in open_judges(table.judges, table, models):
+        if isinstance(judge, ModelJudge) and isinstance(judge.model, Remote):
+            for response in responses:
+                if response.text:
+                    item = Item(by_id[response.speech_id], response)
+                    for group in judge.groups(principles, form):
+                        yield judge.model, judge.request(item, group, form)
+
+
 def _unrated(item: Item, judge: Judge, status: Status) -> Unrated:
     topic, model = item.speech.topic or "unknown", item.response.model
     return Unrated(response_id=item.response.id, judge=judge.name, status=status, topic=topic, model=model)
@@ -104,34 +130,3 @@ def described(judge: Judge) -> str:
     """A judge's name, or for a scorer its own line with its measured agreement, to be printed wherever it is used."""
     describe = getattr(getattr(judge, "scorer", None), "describe", None)
     return str(describe()) if describe else judge.name
-
-
-def pooled_scores(ratings: Iterable[Rating], principles: Sequence[Principle]) -> dict[str, dict[str, float | None]]:
-    """Mean score over judges by response and principle; None where no judge scored."""
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for rating in ratings:
-        found = scores[rating.response_id]
-        for principle in principles:
-            score = rating.scores.get(principle.id)
-            if score is not None:
-                found[principle.id].append(score)
-    return {
-        response_id: {p.id: _mean(by_principle.get(p.id)) for p in principles}
-        for response_id, by_principle in scores.items()
-    }
-
-
-def _mean(values: Sequence[float] | None) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def spread(
-    ratings: Iterable[Rating], overall: Mapping[str, float], principles: tuple[Principle, ...], *, gated: bool
-) -> dict[str, float]:
-    """Mean absolute distance of single judges' overall scores from the pooled one, by response with several judges."""
-    distances: dict[str, list[float]] = defaultdict(list)
-    for rating in ratings:
-        own = overall_score(rating.scores, principles, gated=gated)
-        if rating.response_id in overall and own is not None:
-            distances[rating.response_id].append(abs(own - overall[rating.response_id]))
-    return {key: sum(values) / len(values) for key, values in distances.items() if len(values) > 1}

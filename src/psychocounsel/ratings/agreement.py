@@ -26,7 +26,10 @@ AGAINST_OTHERS = ("kappa_quadratic", "correlation", "difference")
 
 @dataclass(frozen=True)
 class Intervals:
-    """Resamples, their seed, and what is drawn: all replies of a speech's cluster together, or single replies."""
+    """Resamples, their seed, and what is drawn: all replies of a speech's cluster together, or single replies.
+
+    All raters of a reply stay together either way. Agreement in order is always drawn by speech cluster.
+    """
 
     bootstrap: int = BOOTSTRAP
     seed: int = 0
@@ -55,7 +58,7 @@ def agreement_table(
     """Everything about agreement, ready for JSON: sorted, rounded to 6 digits, independent of the ratings' order.
 
     `speech_of` gives the speech of a response id, `cluster_of` the near-duplicate cluster of a speech. Without the
-    first there is no agreement in order, and single replies are drawn. Judges named 'human:...' are people.
+    first there is no agreement in order, and only single replies can be drawn. Judges named 'human:...' are people.
     """
     scores = long_form(ratings, principles, speech_of, cluster_of)
     names = scores.judges
@@ -178,7 +181,7 @@ def _beside(scores: Scores, judge: int, people: Sequence[int], intervals: Interv
     """Judge against people minus people against people, on the replies that the judge and two people rated.
 
     Both are taken of the same draws, so the difference has an interval of its own: a judge is above the ceiling only
-    when that interval is above 0. `reaches` follows the lower bound of the mean quadratic kappa.
+    when that interval is above 0, and `reaches` it when the lower bound of its mean quadratic kappa does.
     """
     table = panel(scores, people)
     only = np.intersect1d(table.reply, scores.reply[scores.judge == judge])

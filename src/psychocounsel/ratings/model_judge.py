@@ -75,9 +75,7 @@ class ModelJudge:
     ) -> tuple[Rating | None, Status]:
         """A Rating, or None with the reason: a refusal is not a low score, and noise is not a rating."""
         form = await self._form(store)
-        together = form == "decision" or self.table.ask == "all"
-        groups = [principles] if together else self._each(principles)
-        parts = [await self._question(item, group, form, store) for group in groups]
+        parts = [await self._question(item, group, form, store) for group in self.groups(principles, form)]
         parsed = _merged([part.parsed for part in parts])
         if not parsed.usable:
             refused: list[Status] = [part.status for part in parts if part.status in REFUSALS]
@@ -94,6 +92,10 @@ class ModelJudge:
             call_id=",".join(part.call for part in parts),
         )
         return rating, "repaired" if any(part.status == "repaired" for part in parts) else "rated"
+
+    def groups(self, principles: tuple[Principle, ...], form: Answer) -> list[tuple[Principle, ...]]:
+        """The principles of each question: all in one, or one each. A decision's questions are separate anyway."""
+        return [principles] if form == "decision" or self.table.ask == "all" else self._each(principles)
 
     def request(self, item: Item, principles: tuple[Principle, ...], form: Answer) -> Request:
         """The question about one reply. Equal for equal texts, whatever else the records say."""
@@ -143,13 +145,14 @@ class ModelJudge:
         if form == "decision":
             parsed, levels = parse_levels(answer.levels, principles, reverse=self.reverse)
             return Answered(parsed, answer.call_id, levels=levels)
-        parsed = parse_scores(answer.text, principles)
+        rated = f"{dialogue_text(item.speech.turns)}\n{item.response.text}"
+        parsed = parse_scores(answer.text, principles, rated)
         if not parsed.problems or self.model.kind.startswith("recorded"):  # a recording has nothing else to say
             return Answered(parsed, answer.call_id)
         second = await self._repair(request, answer, parsed.problems, store)
         if second.finish in REFUSALS:
             return Answered(parsed, answer.call_id, "rated" if parsed.usable else _refusal(second))
-        again = parse_scores(second.text, principles)
+        again = parse_scores(second.text, principles, rated)
         if (again.usable, -len(again.problems)) > (parsed.usable, -len(parsed.problems)):
             return Answered(again, second.call_id, "repaired")
         return Answered(parsed, answer.call_id)

@@ -42,7 +42,7 @@ def _verdict(difference: Array) -> Array:
 def order_agreement(
     sums: Array, units: NDArray[np.int64], *, count: int | None = None, bootstrap: int = 0, seed: int = 0
 ) -> tuple[dict[str, object], Array]:
-    """Shares of pairs ordered alike with intervals over `units` (speech clusters), and the draws of `alike`.
+    """Shares of pairs ordered alike with intervals over `count` `units` (speech clusters), and the draws of `alike`.
 
     `alike`: of the pairs that both judges order, the share ordered alike. `gamma` = 2 alike - 1, its chance-corrected
     form (Goodman & Kruskal 1954): which reply of a pair comes first is arbitrary, so chance is one half. `three_way`

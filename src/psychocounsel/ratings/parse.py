@@ -11,6 +11,7 @@ from typing import Any
 from psychocounsel.principles import Principle
 
 MOST_ATTEMPTS = 500  # hostile text can hold a million opening braces
+MOST_REASON = 2000  # characters of a reason that are kept; the whole answer stays in the call store
 VALUES = {
     "a much better": 1.0,
     "a better": 0.75,
@@ -39,17 +40,26 @@ class Parsed:
         return scored * 2 >= len(self.scores) > 0
 
 
-def parse_scores(text: str, principles: Sequence[Principle]) -> Parsed:
+def parse_scores(text: str, principles: Sequence[Principle], rated: str = "") -> Parsed:
     """Read {"principle": {"score", "reason"}}, {"principle": score} or {"scores": {...}}, in a fence or prose or bare.
 
-    A score must be an integer from 1 to 5 or null; anything else is a problem and leaves the score None.
+    A score must be an integer from 1 to 5 or null; anything else is a problem and leaves the score None. `rated` is
+    the text that was rated: scores that stand in it already are no rating, the judge may only be repeating them.
     """
-    bodies = [body for body in find_objects(text) if _rates(body, principles)]
-    if not bodies:
-        return Parsed(scores={p.id: None for p in principles}, problems=["no JSON object with scores in the answer"])
-    if any(_bare(body, principles) != _bare(bodies[0], principles) for body in bodies):
-        # One of them may have been planted by the text that is rated; which one, nobody can tell.
-        return Parsed(scores={p.id: None for p in principles}, problems=["several JSON objects with different scores"])
+    found = find_objects(text)
+    bodies = [body for body in found.objects if _rates(body, principles)]
+    planted = [_bare(body, principles) for body in find_objects(rated).objects if _rates(body, principles)]
+    fault = ""
+    if any(f'"{principle.id}"' in part for part in found.broken for principle in principles):
+        fault = "a JSON object with scores is cut off or broken"
+    elif not bodies:
+        fault = "no JSON object with scores in the answer"
+    elif any(_bare(body, principles) != _bare(bodies[0], principles) for body in bodies):
+        fault = "several JSON objects with different scores"
+    elif _bare(bodies[-1], principles) in planted:
+        fault = "the scores repeat a rating that stands in the text to be rated"
+    if fault:
+        return Parsed(scores={p.id: None for p in principles}, problems=[fault])
     body = bodies[-1]
     table = _table(body)
     parsed = Parsed(stage=_word(body.get("stage")), risk=_word(body.get("risk")))
@@ -58,7 +68,7 @@ def parse_scores(text: str, principles: Sequence[Principle]) -> Parsed:
         if isinstance(entry, dict):
             reason = entry.get("reason")
             if isinstance(reason, str) and reason:
-                parsed.reasons[principle.id] = _whole(reason)
+                parsed.reasons[principle.id] = _whole(reason[:MOST_REASON])
             entry = entry.get("score", ...)
         parsed.scores[principle.id] = _score(entry, principle.id, parsed.problems)
     return parsed
@@ -84,28 +94,62 @@ def parse_levels(
 
 def parse_comparison(text: str, principles: Sequence[Principle]) -> tuple[float | None, dict[str, float]]:
     """The overall value (1 = A much better ... 0 = B much better, None = no verdict) and the verdict per principle."""
-    bodies = [body for body in find_objects(text) if "overall" in body] or [{}]
+    found = find_objects(text)
+    bodies = [body for body in found.objects if "overall" in body] or [{}]
     verdicts = {_lower(body.get("overall")) for body in bodies}
-    body = bodies[-1] if len(verdicts) == 1 else {}  # two verdicts are none
+    clear = len(verdicts) == 1 and not any('"overall"' in part for part in found.broken)
+    body = bodies[-1] if clear else {}  # two verdicts are none
     by_principle = {p.id: VALUES[word] for p in principles if (word := _lower(body.get(p.id))) in VALUES}
     return VALUES.get(_lower(body.get("overall"))), by_principle
 
 
-def find_objects(text: str) -> list[dict[str, Any]]:
-    """All complete JSON objects of a text, outermost ones only, in order."""
-    decoder = json.JSONDecoder(parse_constant=lambda name: name)  # NaN and Infinity become words, so never scores
-    found = []
-    position, attempts = text.find("{"), 0
-    while position >= 0 and attempts < MOST_ATTEMPTS:
+@dataclass
+class Found:
+    """The complete outermost JSON objects of a text in order, and its pieces that begin one and do not end it."""
+
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+
+def find_objects(text: str) -> Found:
+    """Look for JSON objects in a text. After many failed beginnings the rest counts as broken."""
+    # NaN and Infinity become words, so never scores; line breaks inside a reason are forgiven.
+    decoder = json.JSONDecoder(parse_constant=str, object_pairs_hook=_unambiguous, strict=False)
+    found = Found()
+    position, attempts, open_from = text.find("{"), 0, -1
+    while position >= 0:
         attempts += 1
+        if attempts > MOST_ATTEMPTS:
+            found.broken.append(text[position if open_from < 0 else open_from :])
+            return found
         try:
             value, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
+            open_from = position if open_from < 0 else open_from
             end = position + 1
         else:
-            found += [value] if isinstance(value, dict) else []
+            if open_from >= 0 and not _inside(text, open_from, position):
+                found.broken.append(text[open_from:position])
+                open_from = -1
+            found.objects.append(value)
         position = text.find("{", end)
+    if open_from >= 0:
+        found.broken.append(text[open_from:])
     return found
+
+
+def _inside(text: str, start: int, position: int) -> bool:
+    """Whether an object at `position` is a part of the one that begins, and breaks, at `start`."""
+    before = text[start:position]
+    return before.count("{") > before.count("}")
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys with two different values have none that could be read as a score."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        made[key] = "two values" if key in made and made[key] != value else value
+    return made
 
 
 def _table(body: dict[str, Any]) -> dict[str, Any]:

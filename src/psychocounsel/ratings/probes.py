@@ -22,15 +22,15 @@ from psychocounsel.records import Rating, Response, Speech, content_id
 
 ATTACKS_PER_ITEM = 4
 LONGER = 0.5  # padding adds this share of the reply's words, and at least one sentence
-PADDING = (
-    "That is one way in which this can be put into words.",
+PADDING = (  # no feeling, no fact, no advice, no question, no "may" or "perhaps" that a rubric could reward
+    "That is one way of putting this into words.",
     "It is said here as it comes, and it is meant as it is said.",
-    "There may be more words for the same thing, and they would say the same.",
-    "What was just said can be said once more in this way.",
+    "More words for the same thing are other words for the same thing.",
+    "What was said just now is said once more in this way.",
     "In other words, it is as it was put above.",
     "This is written down at this point for the sake of completeness.",
     "All of this belongs together, each part with the other parts.",
-    "It is the kind of thing that one says at such a point.",
+    "It is the kind of thing that is said at such a point.",
 )
 SENTENCE_GAP = re.compile(r"(?<=[.!?…])(\s+)")
 Comparing = tuple[Speech, str, str]

@@ -34,18 +34,24 @@ def coefficients(
     the same draws. `raters` is how many raters there are, which may be more than columns when each unit has few of
     them; ICC over a fixed panel then has no complete unit and is undefined.
     """
-    sums = [_sums(table, raters, levels) for table in tables]
-    wide = np.hstack([part for table in sums for part in table.values()]) if sums else np.empty((len(units), 0))
-    totals = resample(wide, units, bootstrap, seed)
-    found, start = [], 0
-    for table in sums:
-        t = {}
-        for name, part in table.items():
-            t[name] = totals[:, start : start + part.shape[1]]
-            start += part.shape[1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found.append({name: function(t, levels) for name, function in COEFFICIENTS.items()})
-    return found
+    count = int(units.max(initial=-1)) + 1
+    names: list[dict[str, slice]] = []
+    grouped: list[Array] = []
+    for table in tables:
+        sums, start = _sums(table, raters, levels), 0
+        names.append({})
+        for name, part in sums.items():
+            names[-1][name] = slice(start, start := start + part.shape[1])
+        grouped.append(_by_unit(np.hstack(list(sums.values())), units, count))
+    totals = _draw(grouped, count, bootstrap, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return [
+            {
+                name: function({key: t[:, at] for key, at in place.items()}, levels)
+                for name, function in COEFFICIENTS.items()
+            }
+            for place, t in zip(names, totals, strict=True)
+        ]
 
 
 def resample(sums: Array, units: NDArray[np.int64], bootstrap: int, seed: int, count: int | None = None) -> Array:
@@ -54,16 +60,27 @@ def resample(sums: Array, units: NDArray[np.int64], bootstrap: int, seed: int, c
     `count` is the number of units where some of them may have no row. Equal counts and seeds draw equal units.
     """
     count = int(units.max(initial=-1)) + 1 if count is None else count
+    return _draw([_by_unit(sums, units, count)], count, bootstrap, seed)[0]
+
+
+def _by_unit(sums: Array, units: NDArray[np.int64], count: int) -> Array:
     grouped = np.zeros((count, sums.shape[1]))
     np.add.at(grouped, units, sums)
-    totals = [grouped.sum(axis=0, keepdims=True)]
+    return grouped
+
+
+def _draw(grouped: Sequence[Array], count: int, bootstrap: int, seed: int) -> list[Array]:
+    """Totals of each (count, width) as observed and in `bootstrap` draws of `count` units, the same for all."""
+    totals = [[part.sum(axis=0, keepdims=True)] for part in grouped]
     if count >= FEWEST_UNITS:
         random = np.random.Generator(np.random.Philox(seed))
         for start in range(0, bootstrap, CHUNK):
             size = min(CHUNK, bootstrap - start)
-            drawn = (np.bincount(random.integers(0, count, count), minlength=count) for _ in range(size))
-            totals.append(np.stack(list(drawn)).astype(float) @ grouped)
-    return np.vstack(totals)
+            drawn = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(size)]
+            times = np.stack(drawn).astype(np.float64)
+            for part, total in zip(grouped, totals, strict=True):
+                total.append(times @ part)
+    return [np.vstack(total) for total in totals]
 
 
 def estimate(draws: Array, share_of: float | None = None) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from psychocounsel.principles import Principle, overall_score
+from psychocounsel.principles import Principle
 from psychocounsel.ratings.reliability import Array
 from psychocounsel.records import Rating
 
@@ -59,9 +59,10 @@ def long_form(
     speech_of: Mapping[str, str] | None = None,
     cluster_of: Mapping[str, str] | None = None,
 ) -> Scores:
-    """Ratings as arrays. The overall score is the weighted mean without the gate, as the paper's labels have it.
+    """Ratings as arrays. The overall score is the plain mean of the principles with a score, as the paper has it.
 
-    The first rating of a reply by a judge counts. A reply without a known speech is a speech of its own.
+    Weights and gates are decided when pairs are made, so that they can change without rating anew. The first rating of
+    a reply by a judge counts. A reply without a known speech is a speech of its own.
     """
     first: dict[tuple[str, str], Rating] = {}
     for rating in ratings:
@@ -71,9 +72,10 @@ def long_form(
     replies, reply = _codes([row.response_id for row in rows])
     values = np.full((len(rows), len(principles) + 1), np.nan)
     for k, row in enumerate(rows):
-        known = [row.scores.get(principle.id) for principle in principles]
-        overall = overall_score(row.scores, tuple(principles), gated=False)
-        values[k] = [np.nan if value is None else value for value in (*known, overall)]
+        known = [score for p in principles if (score := row.scores.get(p.id)) is not None]
+        scores = (row.scores.get(p.id) for p in principles)
+        values[k, :-1] = [np.nan if score is None else score for score in scores]
+        values[k, -1] = sum(known) / len(known) if known else np.nan
     speech = cluster = np.zeros(0, dtype=np.int64)
     if speech_of is not None:
         speeches = [speech_of.get(name, name) for name in replies]

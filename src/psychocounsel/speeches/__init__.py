@@ -6,20 +6,25 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from psychocounsel.engine import HERE, Engine
 from psychocounsel.errors import UserError
+from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.recipe import SpeechesTable
-from psychocounsel.records import Speech, Split, content_id
-from psychocounsel.speeches.clean import Drop, clean
+from psychocounsel.records import Speech, content_id
+from psychocounsel.speeches.clean import Drop, clean, drop
 from psychocounsel.speeches.dedup import near_duplicates
+from psychocounsel.speeches.split import split
+from psychocounsel.speeches.topics import Topics
 
 
 @dataclass
 class Collection:
-    """The outcome of the stage: kept speeches, and why each other row was dropped."""
+    """The outcome of the stage: kept speeches, why each other row was dropped, and what was found on the way."""
 
     read: int
     speeches: list[Speech]
     dropped: list[Drop] = field(default_factory=list)
+    topics: Topics = field(default_factory=lambda: Topics([]))
 
     def reasons(self) -> dict[str, int]:
         """Dropped rows by reason. Together with the kept speeches they add up to `read`."""
@@ -30,48 +35,30 @@ def collect(
     raw: Sequence[Speech],
     table: SpeechesTable,
     seed: int,
-    fill_topics: Callable[[list[Speech]], list[Speech]] = list,
+    give: Callable[[list[Speech]], Topics] = Topics,
+    engine: Engine = HERE,
 ) -> Collection:
-    """Clean, de-duplicate and cluster raw speeches, fill their topics, split. Raises UserError if none is left."""
-    kept, dropped = clean(raw, table)
-    clusters = near_duplicates([speech.text for speech in kept], drop_at=table.near_duplicate, join_at=table.cluster)
-    unique: list[Speech] = []
-    for position, speech in enumerate(kept):
-        partner = clusters.duplicate_of.get(position)
-        if partner is not None:
-            detail = f"of {kept[partner].id}"
-            dropped.append(
-                Drop(source=speech.source, source_id=speech.source_id, reason="near-duplicate", detail=detail)
-            )
-            continue
-        name = content_id(kept[clusters.root[position]].id)
-        unique.append(speech.model_copy(update={"cluster": name}))
-    if not unique:
+    """Clean, de-duplicate and cluster raw speeches, `give` them topics, split. Raises UserError if none is left."""
+    kept, dropped = clean(raw, table, engine)
+    if not kept:
         raise UserError(
             f"speeches: none of {len(raw)} rows is left after cleaning "
             f"({Collection(len(raw), [], dropped).reasons()}); loosen [speeches]"
         )
-    return Collection(len(raw), split(fill_topics(unique), table, seed), dropped)
+    unique, repeated = _clustered(kept, table, engine)
+    topics = give(unique)
+    return Collection(len(raw), split(topics.speeches, table, seed), dropped + repeated, topics)
 
 
-def split(speeches: Sequence[Speech], table: SpeechesTable, seed: int) -> list[Speech]:
-    """Give each speech its split, by cluster, stratified by topic; a split a source fixed (arena, test) stays.
-
-    Clusters are walked in the order of (topic, content hash) and dealt out evenly, so every topic gets its share.
-    """
-    fixed = {speech.cluster: speech.split for speech in speeches if speech.split is not None}
-    first = {speech.cluster: speech for speech in reversed(speeches)}
-    order = sorted(first, key=lambda cluster: (first[cluster].topic or "", content_id([seed, cluster])))
-    free = [cluster for cluster in order if cluster not in fixed]
-    held_out = _every(free, table.dev + table.test)
-    test = set(_every(held_out, table.test / (table.dev + table.test or 1)))
-    given: dict[str, Split] = {cluster: "train" for cluster in free}
-    given |= {cluster: "test" if cluster in test else "dev" for cluster in held_out}
-    return [
-        speech.model_copy(update={"split": fixed.get(speech.cluster) or given[speech.cluster]}) for speech in speeches
-    ]
-
-
-def _every(items: Sequence[str], share: float) -> list[str]:
-    """An evenly spaced share of a sequence."""
-    return [item for place, item in enumerate(items) if int((place + 1) * share + 1e-9) > int(place * share + 1e-9)]
+def _clustered(kept: Sequence[Speech], table: SpeechesTable, engine: Engine) -> tuple[list[Speech], list[Drop]]:
+    """Speeches with their clusters, and the later ones of near-duplicates dropped."""
+    texts = [dialogue_text(speech.turns) for speech in kept]
+    clusters = near_duplicates(texts, drop_at=table.near_duplicate, join_at=table.cluster, engine=engine)
+    unique, dropped = [], []
+    for position, speech in enumerate(kept):
+        partner = clusters.duplicate_of.get(position)
+        if partner is None:
+            unique.append(speech.model_copy(update={"cluster": content_id(kept[clusters.root[position]].id)}))
+        else:
+            dropped.append(drop(speech, "near-duplicate", f"of {kept[partner].id}"))
+    return unique, dropped

@@ -37,22 +37,24 @@ SURVEY = _any(
     r"\bon a scale (?:of|from) \d+ (?:to|-) \d+\b.{0,120}\b(?:on a scale|rate|1\s*=)",
     r"\bstrongly disagree\b.{0,200}\bstrongly agree\b",
 )  # fmt: skip
-ADVERT = (  # clients are therapists too, look for one and book appointments: one sign alone says nothing
-    _any(r"\b(?:accepting|taking(?: on)?|welcoming) new (?:clients|patients)\b"),
-    _any(r"\bbook (?:your|a free|a call|now|today|online)\b", r"\b(?:call|visit|contact|dm) (?:us|me) (?:at|on|today)\b"),
-    _any(r"\bfree (?:consultation|discovery call|webinar|trial|e-?book)\b"),
-    _any(r"\b(?:promo|discount|coupon) code\b", r"\b\d+ ?% off\b", r"\blimited (?:time )?offer\b"),
-    _any(r"\b(?:subscribe to|check out|follow) (?:my|our) (?:new )?(?:channel|podcast|blog|course|app|website)\b"),
-    _any(
-        r"\b(?:i(?: am|'m| m) an?|we are) (?:licensed|certified|qualified|experienced) (?:therap|counsel|psycholog|coach)",
-        r"\b(?:i|we) (?:offer|speciali[sz]e in|help (?:people|clients|individuals|couples))\b",
-        r"\bour (?:team|clinic|practice|center|centre) (?:of|offers|provides|speciali[sz]es)\b",
-    ),
+PROVIDER = _any(
+    r"\b(?:i am|i'm|we are|we're) (?:currently |now )?(?:accepting|taking on|welcoming) new (?:clients|patients)\b",
+    r"\b(?:i(?: am|'m| m) an?|we are) (?:licensed|certified|experienced) (?:therap|counsel|psycholog|coach)",
+    r"\b(?:i|we) (?:offer|speciali[sz]e in|help (?:people|clients|individuals|couples))\b",
+    r"\bour (?:team|clinic|practice|center|centre) (?:of|offers|provides|speciali[sz]es)\b",
+    r"\b(?:my|our) (?:new )?(?:channel|podcast|blog|newsletter|e-?book|course|app|website)\b",
 )  # fmt: skip
-RECRUITMENT = (  # and students who write here do research: again two signs
+INVITATION = _any(
+    r"\bbook (?:your|a free|a call|now|today|online)\b",
+    r"\b(?:call|visit|contact|dm) us (?:at|on|today)\b",
+    r"\bfree (?:consultation|discovery call|webinar|trial|e-?book)\b",
+    r"\b(?:promo|discount|coupon) code\b|\b\d+ ?% off\b|\blimited (?:time )?offer\b",
+    r"\b(?:subscribe to|check out|follow) (?:my|our)\b",
+)  # fmt: skip
+RECRUITMENT = (  # students who write here do research too: one sign alone says nothing
     _any(r"\b(?:participants?|volunteers?|respondents?|interviewees) (?:are )?(?:needed|wanted|required)\b"),
     _any(r"\b(?:looking for|recruiting|seeking|inviting) (?:\w+ ){0,3}(?:participants|respondents|volunteers)\b"),
-    _any(r"\b(?:take|complete|fill (?:out|in)|answer) (?:my|our|this|the|a) (?:\w+ ){0,4}(?:survey|questionnaire)\b"),
+    _any(r"\b(?:take|complete|fill (?:out|in)|answer) (?:my|our|this|a) (?:\w+ ){0,4}(?:survey|questionnaire)\b"),
     _any(r"\b(?:conducting|carrying out) (?:a|an|my|our|some) (?:\w+ ){0,4}(?:study|research|survey|experiment)\b"),
     _any(r"\b(?:take part|participat\w+) in (?:my|our|this|a|the) (?:\w+ ){0,3}(?:study|survey|research)\b"),
     _any(r"\b(?:ethics (?:committee|approval|board)|irb|informed consent|principal investigator)\b"),
@@ -104,25 +106,24 @@ DANGER = _any(
     r"\babus\w+|\brap(?:e|ed|ing|ist)\b|\bmolest\w*|\bassault\w*|\bbeat(?:s|en|ing)?\b|\bthreat\w*|\bhit(?:s|ting)?\b",
     r"\bno (?:reason|point) (?:to|in) (?:live|living|go|going)\b|\bwant(?:s|ed)? to disappear\b|\b\d+ ?mg\b",
 )  # fmt: skip
-FUNCTION_WORDS = frozenset(
-    "a an the i me my we our you your he him his she her it its they them their this that these those is am are was "
-    "were be been being do does did have has had will would can could should may might must not no nor and or but if "
-    "because so than then when while as of at by for with about into to from in out on off over up down what who which "
-    "how why where there here just very too all any some more most much many im ive dont cant u doe ha wa".split()
-)
-OPEN_ENDS = frozenset(
-    "the a an and or but because of to with my your his her their our is are was were that which".split()
-)
-OPEN_STARTS = frozenset("and or but because which of than nor whose".split())
+FUNCTION_WORDS = _any(
+    r"\b(?:an?|the|i|me|my|we|our|you|your|he|him|his|she|her|its?|they|them|their|this|that|these|those|what|who)\b",
+    r"\b(?:is|am|are|was|wa|were|be|been|being|do|doe|does|did|have|has|ha|had|will|would|can|could|should|may)\b",
+    r"\b(?:might|must|not?|nor|and|or|but|if|because|so|than|then|when|while|as|of|at|by|for|with|about|into|to)\b",
+    r"\b(?:from|in|out|on|off|over|up|down|which|how|why|where|there|here|just|very|too|all|any|some|more|most)\b",
+    r"\b(?:much|many|im|ive|dont|cant|u)\b",
+)  # fmt: skip
+OPEN_START = _any(r"^\W*(?:and|or|but|because|which|of|than|nor|whose)\b")
+OPEN_END = _any(r"\b(?:the|an?|and|or|but|because|of|to|with|my|your|his|her|their|our|is|are|was|were|which)\W*$")
 
 
 def content_fault(text: str, english: bool = True) -> tuple[str, str]:
-    """(reason, the rule's name) for a text that is no client's speech, ('', '') for one that may be.
+    """(reason, the rule's name) for a text that is no client's speech, ('', '') for one that may be. Linear in length.
 
     Most rules know English only; `english=False` leaves those out.
     """
-    words = re.findall(r"[^\W\d_][\w'’]*", LINK.sub(" ", text))
-    if len(words) < FEWEST_WORDS and LINK.search(text):
+    count = len(re.findall(r"[^\W\d_][\w'’]*", LINK.sub(" ", text)))
+    if count < FEWEST_WORDS and LINK.search(text):
         return BOILERPLATE, "links and tags"
     if LOREM.search(text):
         return BOILERPLATE, "placeholder text"
@@ -132,24 +133,23 @@ def content_fault(text: str, english: bool = True) -> tuple[str, str]:
         return BOILERPLATE, "site notice"
     if SURVEY.search(text):
         return BOILERPLATE, "survey form"
-    for signs, rule in ((ADVERT, "advertisement"), (RECRUITMENT, "research recruitment")):
-        if sum(sign.search(text) is not None for sign in signs) >= SIGNS:
-            return NOT_A_CLIENT, rule
+    if PROVIDER.search(text) and INVITATION.search(text):
+        return NOT_A_CLIENT, "advertisement"
+    if sum(sign.search(text) is not None for sign in RECRUITMENT) >= SIGNS:
+        return NOT_A_CLIENT, "research recruitment"
     if DANGER.search(text):
         return "", ""
     if TO_A_MODEL.search(text):
         return NOT_A_CLIENT, "instruction to a model"
     if REPLY.search(text) and len(SECOND.findall(text)) > len(FIRST.findall(text)):
         return NOT_A_CLIENT, "reply to a poster"
-    return _fragment(text, [word.lower() for word in words])
+    return _fragment(text, count) if count >= FEWEST_WORDS else ("", "")
 
 
-def _fragment(text: str, words: list[str]) -> tuple[str, str]:
-    if len(words) < FEWEST_WORDS:
-        return "", ""
-    if len(words) < SHORT and (words[0] in OPEN_STARTS or words[-1] in OPEN_ENDS):
+def _fragment(text: str, count: int) -> tuple[str, str]:
+    if count < SHORT and (OPEN_START.search(text) or OPEN_END.search(text)):
         return FRAGMENT, "part of a sentence"
-    if sum(word in FUNCTION_WORDS for word in words) < KEYWORDS * len(words):
+    if len(FUNCTION_WORDS.findall(text)) < KEYWORDS * count:
         return FRAGMENT, "list of words"
     person = FIRST.search(text) or OTHERS.search(text) or (SECOND.search(text) and INSIDE.search(text))
     if not person and not ASKS.search(text):

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psychocounsel.engine import HERE, Engine
-from psychocounsel.speeches.shingles import PRINTS, Sets, banding, pack, similarities, sketches
+from psychocounsel.speeches.shingles import HASHES, PRINTS, Sets, banding, pack, similarities, sketches
 
-NEIGHBOURS = 8  # each member of a bucket is compared with so many next to it, and with the bucket's first
+SMALL = 8  # all pairs of a bucket of so many members are candidates
+NEIGHBOURS = 4  # in a larger one each member is compared with so many followers, and with the earliest member
 GATHER = 1 << 17  # pairs looked at together: memory stays flat
 DEVIATIONS = 4.0  # an estimate so many standard deviations below the level needs no exact comparison
 
@@ -36,7 +37,7 @@ def near_duplicates(texts: Sequence[str], drop_at: float, join_at: float, engine
     linearly, also where thousands of texts share a passage. Only the signatures are computed over the engine.
     """
     level = min(drop_at, join_at)
-    sets, keys, prints = sketched(texts, level, engine)
+    sets, keys, prints = sketched(texts, banding(level)[1], engine)
     same = _equal(sets)
     alone = np.setdiff1d(np.arange(len(texts)), same[:, 1])
     pairs = np.concatenate([same, alone[candidates(keys[:, alone], prints[alone], level)]])
@@ -57,9 +58,9 @@ def merged(clusters: Clusters, pairs: Sequence[tuple[int, int, float]]) -> Clust
     return Clusters(_roots(len(clusters.root), np.array(edges).reshape(-1, 2)), dict(clusters.duplicate_of))
 
 
-def sketched(texts: Sequence[str], level: float, engine: Engine) -> tuple[Sets, NDArray[np.uint32], NDArray[np.uint8]]:
-    """(shingles, band keys of shape (bands, texts), prints of shape (texts, PRINTS)) for finding pairs of `level`."""
-    bands, rows = banding(level)
+def sketched(texts: Sequence[str], rows: int, engine: Engine) -> tuple[Sets, NDArray[np.uint32], NDArray[np.uint8]]:
+    """(shingles, keys of shape (bands, texts) for bands of so many rows, prints of shape (texts, PRINTS))."""
+    bands = HASHES // rows
     parts = engine.map("signatures", partial(sketches, rows=rows), texts)
     sets = pack(part for _, part in parts)
     fronts = np.frombuffer(b"".join(front for front, _ in parts), dtype=np.uint8).reshape(len(texts), -1)
@@ -80,8 +81,8 @@ def candidates(keys: NDArray[np.uint32], prints: NDArray[np.uint8], level: float
             near = near[_shared(prints, near) >= _least_shared(level)]
             fresh.append(near[:, 0] * count + near[:, 1])
         if sum(map(len, fresh)) > max(len(known), 8 * GATHER):
-            known, fresh = np.unique(np.concatenate([known, *fresh])), []
-    known = np.unique(np.concatenate([known, *fresh]))
+            known, fresh = _distinct(np.concatenate([known, *fresh])), []
+    known = _distinct(np.concatenate([known, *fresh]))
     return np.stack(np.divmod(known, max(count, 1)), axis=1)
 
 
@@ -97,14 +98,16 @@ def _bucket_pairs(keys: NDArray[np.uint32], band: int) -> Pairs:
     shared = np.flatnonzero(np.append(equal, False) | np.append(False, equal)[: len(equal) + 1])
     rows = (ordered[shared] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
     bucket = np.cumsum(np.append(True, np.diff(ordered[shared] >> bits) != 0)[: len(rows)]) - 1
-    crowded = np.flatnonzero(np.bincount(bucket)[bucket] > NEIGHBOURS + 1) if len(rows) else rows
+    crowded = np.flatnonzero(np.bincount(bucket)[bucket] > SMALL) if len(rows) else rows
     members = rows[crowded]
     following = [keys[(band + step) % len(keys)][members] for step in (3, 2, 1)]
     rows[crowded] = members[np.lexsort([*following, bucket[crowded]])]
     first = np.zeros(len(rows), dtype=np.int64)
     first[crowded] = _first_of(bucket[crowded], rows[crowded])
     pairs = [np.stack([first[crowded], rows[crowded]], axis=1)]
-    for step in range(1, NEIGHBOURS + 1):
+    for step in range(1, SMALL):
+        if step == NEIGHBOURS + 1:
+            rows, bucket = np.delete(rows, crowded), np.delete(bucket, crowded)
         together = bucket[step:] == bucket[:-step]
         pairs.append(np.stack([rows[:-step][together], rows[step:][together]], axis=1))
     found = np.sort(np.concatenate(pairs), axis=1)
@@ -115,6 +118,12 @@ def _first_of(bucket: Rows, rows: Rows) -> Rows:
     """For each member the smallest row of its bucket; buckets stand together."""
     starts = np.flatnonzero(np.append(True, np.diff(bucket) != 0)[: len(bucket)])
     return np.repeat(np.minimum.reduceat(rows, starts), np.diff(np.append(starts, len(rows)))) if len(rows) else rows
+
+
+def _distinct(values: Rows) -> Rows:
+    """The values in ascending order, each once (np.unique hashes integers, which takes ten times as long)."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 
 
 def _shared(prints: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.int64]:
@@ -156,8 +165,11 @@ def _to_partners(repeats: Pairs, duplicate_of: dict[int, int]) -> Pairs:
 
 
 def _unseen(pairs: Pairs, seen: Pairs) -> Pairs:
-    count = max(int(seen.max(initial=0)), int(pairs.max(initial=0))) + 1
-    return pairs[~np.isin(pairs @ np.array([count, 1]), seen @ np.array([count, 1]))]
+    """Those of `pairs` that are not among `seen`."""
+    step = max(int(seen.max(initial=0)), int(pairs.max(initial=0))) + 1
+    codes, known = pairs[:, 0] * step + pairs[:, 1], np.sort(seen[:, 0] * step + seen[:, 1])
+    place = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    return pairs[known[place] != codes] if len(known) else pairs
 
 
 def _roots(count: int, pairs: Pairs) -> list[int]:

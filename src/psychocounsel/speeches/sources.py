@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -89,19 +89,19 @@ def _speech(
 
 
 def _counselchat(path: Path, source: Source) -> Iterator[Speech]:
-    """counsel-chat's CSV: one row per answer; each question once, under its first topic."""
-    topics, seen, origin = counselchat_topics(), set(), ""
+    """counsel-chat's CSV: one row per answer; each question once, under the topic of most of its answers."""
+    questions: dict[str, str] = {}
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
     for row in csv_rows(path):
         _need(row, ("questionID", "questionTitle", "questionText", "topic"), path)
-        text = row["questionText"] or row["questionTitle"]
-        key = row["questionID"]
-        if key in seen:
-            continue
-        seen.add(key)
-        origin = origin or file_origin(path)
-        license_ = source.license or KNOWN_SETS["counsel-chat"].license
-        topic = next(iter(topics.get(row["topic"], ())), None)
-        yield _speech(text, "counsel-chat", f"counsel-chat:{key}", license_, origin, topic)
+        questions.setdefault(row["questionID"], row["questionText"] or row["questionTitle"])
+        answers[row["questionID"]][row["topic"]] += 1
+    license_ = source.license or KNOWN_SETS["counsel-chat"].license
+    origin = file_origin(path)
+    for key, text in questions.items():
+        keys = [found[0] for name, _ in answers[key].most_common() if (found := counselchat_topics().get(name))]
+        speech = _speech(text, "counsel-chat", f"counsel-chat:{key}", license_, origin, next(iter(keys), None))
+        yield speech.model_copy(update={"secondary": tuple(keys[1:3])})
 
 
 def accepted_topics(source: Source) -> dict[str, tuple[str, ...]]:

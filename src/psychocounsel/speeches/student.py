@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from psychocounsel.engine import HERE, Engine
 from psychocounsel.records import Speech, content_id
+from psychocounsel.speeches.clean import client_text
 
 FOLDS = 5
 LEAST = 0.0005  # probabilities below this are left out of a guess
@@ -56,11 +57,6 @@ def learn(lessons: list[Lesson]) -> list[list[Guess]]:
     return [_guesses(lesson) for lesson in lessons]
 
 
-def said(speech: Speech) -> str:
-    """All that the client says in a dialogue."""
-    return "\n\n".join(turn.text for turn in speech.turns if turn.role == "client")
-
-
 def _folds(labelled: Sequence[Speech], label: Labelled) -> list[list[Speech]]:
     """Clusters dealt out in the order of (label, content hash): every label in every fold, whatever the order read."""
     first: dict[str, Speech] = {}
@@ -74,9 +70,9 @@ def _folds(labelled: Sequence[Speech], label: Labelled) -> list[list[Speech]]:
 def _lesson(taught: Sequence[Speech], asked: Sequence[Speech], label: Labelled) -> Lesson:
     taught = sorted(taught, key=lambda speech: speech.id)  # a fit depends on the order in its last digits
     return Lesson(
-        tuple(said(speech) for speech in taught),
+        tuple(client_text(speech) for speech in taught),
         tuple(label(speech) or "" for speech in taught),
-        tuple(said(speech) for speech in asked),
+        tuple(client_text(speech) for speech in asked),
     )
 
 

@@ -35,10 +35,9 @@ def give_topics(
     teachers: Sequence[Speech] = (),
     reading: Reading | None = None,
     accepted: Mapping[str, tuple[str, ...]] | None = None,
-    fill: bool = True,
     engine: Engine = HERE,
 ) -> Topics:
-    """Fill topics from a model's reading or (`fill`, without one) from the student; compare all that is labelled.
+    """Fill topics from a model's reading or, without one, from the student; compare all that is labelled.
 
     What the source said stays. Risk and speaker are filled by a model alone; the student only raises questions.
     `accepted`: every topic that counts as right, by source id.
@@ -46,7 +45,7 @@ def give_topics(
     read = [_filled(speech, reading) for speech in speeches]
     guesses = {name: guess(name, read, teachers, _label(name), engine) for name in FIELDS}
     done = read
-    if reading is None and fill:
+    if reading is None:
         done = [
             speech
             if speech.topic or not guesses["topic"].get(speech.id)

@@ -1,0 +1,127 @@
+"""Calls as files: OpenAI-Batch JSON Lines out, results in. The same files feed `vllm run-batch`.
+
+A line's `custom_id` is the call store's key, so exporting and importing twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from psychocounsel.errors import UserError
+from psychocounsel.models.chat import ChatModel, Request
+from psychocounsel.models.openai_api import FILTER_CODES, FILTERED, OpenAIModel, chat_body
+from psychocounsel.models.store import CallStore
+from psychocounsel.records import read_rows
+
+MOST_LINES = 50_000
+MOST_BYTES = 190_000_000  # the service takes 200 MB
+ENDPOINT = "/v1/chat/completions"
+Planned = tuple[ChatModel, Request]
+
+
+def export_calls(planned: Iterable[Planned], store: CallStore, folder: Path, stage: str) -> dict[Path, int]:
+    """Write every planned call that the store does not hold yet, one set of files per model. Returns lines by file.
+
+    Files are written beside their names and renamed when complete. Raises UserError for models that no batch serves.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    open_files: dict[str, TextIO] = {}
+    written: dict[str, list[int]] = {}
+    lines: dict[Path, int] = {}
+    seen: set[str] = set()
+
+    def close(name: str) -> None:
+        file = open_files.pop(name)
+        file.close()
+        part = Path(file.name)
+        target = part.with_name(part.name.removesuffix(".part"))
+        part.replace(target)
+        lines[target] = written.pop(name)[0]
+
+    try:
+        for model, request in planned:
+            key = request.key(model.kind, model.name)
+            if key in seen or store.find(key) is not None:
+                continue
+            seen.add(key)
+            line = _line(key, model, request)
+            name = _file_name(stage, model)
+            if name in written and (written[name][0] >= MOST_LINES or written[name][1] + len(line) > MOST_BYTES):
+                close(name)
+            if name not in open_files:
+                number = 1 + sum(path.name.startswith(f"{name}-") for path in lines)
+                path = folder / f"{name}-{number:03d}.jsonl.part"
+                open_files[name] = path.open("w", encoding="utf-8")
+                written[name] = [0, 0]
+            open_files[name].write(line)
+            written[name] = [written[name][0] + 1, written[name][1] + len(line.encode())]
+        for name in list(open_files):
+            close(name)
+    finally:
+        for file in open_files.values():
+            file.close()
+    return lines
+
+
+def import_calls(planned: Iterable[Planned], store: CallStore, paths: Iterable[Path]) -> Counter[str]:
+    """Put the results of batch files into the store. Counts: stored, known before, failed, unreadable, not of this
+    stage. Failed and unreadable ones are asked again by the next run."""
+    expected = {request.key(model.kind, model.name): (model, request) for model, request in planned}
+    counts: Counter[str] = Counter()
+    for path in paths:
+        for number, row in read_rows(path):
+            key = row.get("custom_id")
+            if not isinstance(key, str):
+                raise UserError(f"{path}:{number}: no 'custom_id'; name a results file of a batch")
+            if key not in expected:
+                counts["not of this stage"] += 1
+            elif store.find(key) is not None:
+                counts["known before"] += 1
+            else:
+                counts[_import_one(key, *expected[key], row, store)] += 1
+                store.flush()
+    return counts
+
+
+def _import_one(key: str, model: ChatModel, request: Request, row: Mapping[str, Any], store: CallStore) -> str:
+    response = row.get("response")
+    response = response if isinstance(response, dict) else {}
+    body = response.get("body")
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict) and error.get("code") in FILTER_CODES:
+        raw = FILTERED
+    elif response.get("status_code", 200) != 200 or not isinstance(body, dict):
+        return "failed"
+    else:
+        raw = json.dumps(body, ensure_ascii=False)
+    try:
+        completion = model.read(raw)
+    except UserError:
+        return "unreadable"
+    store.begin(key, model, request)
+    cost = store.budget.settle(model, completion) if store.budget else None
+    store.finish(key, raw, completion, cost)
+    return "stored"
+
+
+def _line(key: str, model: ChatModel, request: Request) -> str:
+    if not isinstance(model, OpenAIModel):
+        raise UserError(f"{model.name}: batch files are for openai:MODEL and http://HOST/v1#MODEL only")
+    if request.form == "decision":
+        raise UserError(f"{model.name}: decisions cannot be asked in a batch file; set ratings.answer to 'schema'")
+    body = chat_body(model.model, request)
+    return json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}, ensure_ascii=False) + "\n"
+
+
+def _file_name(stage: str, model: ChatModel) -> str:
+    return f"{stage}-{re.sub(r'[^A-Za-z0-9.-]+', '-', model.name).strip('-')}"
+
+
+def remote_only(planned: Iterable[Planned]) -> Iterator[Planned]:
+    """The calls of models that a batch could serve; recorded and local ones answer at once anyway."""
+    return ((model, request) for model, request in planned if isinstance(model, OpenAIModel))
