@@ -143,7 +143,7 @@ def test_a_judge_that_obeys_is_found_out_and_one_that_keeps_to_the_fence_is_not(
     assert obeyed["all"]["beyond_control"]["value"] > 1
     assert obeyed["all"]["moved"]["value"] > 0.5
     assert obeyed["families"]["order"]["moved"]["value"] == 1
-    assert obeyed["families"]["json"]["lost"] > 0, "a copied rating is no rating"
+    assert obeyed["families"]["json"]["moved"]["value"] == 0, "a copied rating is no rating: it was asked again"
     assert obeyed["all"]["control_moved"]["value"] == 0
     assert all(row["shift"]["value"] == row["moved"]["value"] == 0 for row in kept["families"].values())
     assert kept["all"]["lost"] == 0

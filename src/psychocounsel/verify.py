@@ -12,9 +12,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -132,53 +133,55 @@ def _ties(recipe: Recipe, manifest: Manifest, manifests: dict[str, Manifest]) ->
 
 
 def _made_again(again: Run, folder: RunFolder, manifest: Manifest) -> list[str]:
-    """Make a stage again and compare every file with the manifest and, where it differs, with the file on disk."""
+    """Make a stage again and compare it with its manifest. What comes after a stage that differs is made from the
+    files on disk, so that every stage is judged by itself."""
     name, place = manifest.stage, folder.stage(manifest.stage)
     target = again.folder.stage(name)
     quiet = again.recipe.model_copy(update={"publish": again.recipe.publish.model_copy(update={"hub": ""})})
     target.mkdir(parents=True)
-    problems = []
     try:
         with replay():
             counts = STAGE_FUNCTIONS[name](Run(quiet, again.folder, again.store), target)
+        problems = _differing(manifest, counts, place, target)
     except UserError as error:
-        shutil.rmtree(target)
-        shutil.copytree(place, target)  # what comes after is made from the files on disk
-        return [f"{name}: cannot be made again: {error}"]
-    for part in sorted(target.rglob("*.part")):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
-    for file in sorted({*manifest.outputs, *(str(f.relative_to(target)) for f in target.rglob("*") if f.is_file())}):
-        if not (target / file).is_file():
-            problems.append(f"{place / file}: is not made any more")
-        elif file not in manifest.outputs:
-            problems.append(f"{place / file}: is made now and was not made then")
-        elif file_hash(target / file) != manifest.outputs[file]:
-            problems.append(f"{place / file}: made again, it differs: {first_difference(place / file, target / file)}")
-    if differences(manifest.counts, json.loads(json.dumps(counts))):
-        problems.append(f"{place / 'manifest.json'}: made again, the counts differ")
+        problems = [f"{name}: cannot be made again: {error}"]
+    except Exception as error:  # files changed by hand break a stage in any way
+        problems = [f"{name}: cannot be made again from these files ({type(error).__name__})"]
     if problems:
-        problems += _reasons(name, manifest, place, target)
-    shutil.copy(place / "manifest.json", target / "manifest.json")
+        shutil.rmtree(target)
+        shutil.copytree(place, target)
+    else:
+        shutil.copy(place / "manifest.json", target / "manifest.json")
     return problems
 
 
-def _reasons(name: str, manifest: Manifest, place: Path, target: Path) -> list[str]:
-    """What is known of why a stage comes out otherwise: other sources, other versions."""
+def _differing(manifest: Manifest, counts: Mapping[str, Any], place: Path, target: Path) -> list[str]:
+    """Files and counts of a stage made again that are not those of the manifest, and what is known of the reason."""
+    for part in sorted(target.rglob("*.part")):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    made = {str(file.relative_to(target)) for file in target.rglob("*") if file.is_file()}
     found = []
-    if name == "speeches" and (place / "speeches.jsonl").is_file() and (target / "speeches.jsonl").is_file():
+    for name in sorted({*manifest.outputs, *made}):
+        if name not in made:
+            found.append(f"{place / name}: is not made any more")
+        elif name not in manifest.outputs:
+            found.append(f"{place / name}: is made now and was not made then")
+        elif file_hash(target / name) != manifest.outputs[name]:
+            found.append(f"{place / name}: made again, it differs: {first_difference(place / name, target / name)}")
+    if differences(manifest.counts, json.loads(json.dumps(counts))):
+        found.append(f"{place / 'manifest.json'}: made again, the counts differ")
+    if found and manifest.stage == "speeches":
         then, now = (_origins(folder / "speeches.jsonl") for folder in (place, target))
-        if then != now:
-            changed = (
-                f"{', '.join(sorted(then - now)) or 'nothing'} then, {', '.join(sorted(now - then)) or 'nothing'} now"
-            )
-            found.append(f"{name}: the sources are not what they were: {changed}")
-    others = differences(manifest.versions, library_versions())
-    if others:
-        found.append(f"{name}: was made with other versions ({'; '.join(others)})")
+        changed = " then, ".join(", ".join(sorted(names)) or "nothing" for names in (then - now, now - then))
+        found += [f"speeches: the sources are not what they were: {changed} now"] if then != now else []
+    if found and (others := differences(manifest.versions, library_versions())):
+        found.append(f"{manifest.stage}: was made with other versions ({'; '.join(others)})")
     return found
 
 
 def _origins(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
     return {str(row.get("origin") or row.get("source")) for _, row in read_rows(path)}
 
 

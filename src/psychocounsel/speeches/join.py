@@ -73,7 +73,8 @@ class Join:
         rank = np.empty(len(self.known), dtype=np.int64)
         rank[np.argsort(often, kind="stable")] = np.arange(len(rank))
         step = max(len(rank), 1)
-        return [tuple(np.divmod(np.sort(row * step + rank[place]), step)) for row, place in met]
+        codes = [np.sort(row * step + rank[place]) for row, place in met]
+        return [(code // step, code % step) for code in codes]
 
     def _prefixes(self, level: float) -> list[tuple[Rows, Rows]]:
         """`_ranked` without the commonest shingles of each row, which a search from `level` on does not need."""

@@ -38,11 +38,11 @@ class Search:
     complete_from: float | None
     rows: int = 0
 
-    def finds(self, level: float) -> float:
-        """P(a pair of this Jaccard is found)."""
+    def finds(self, level: float) -> float | None:
+        """P(a pair of this Jaccard is found); None where nothing is said of it."""
         if self.complete_from is None:
             return round(detection(level, self.rows), 6)
-        return 1.0 if level >= self.complete_from else 0.0
+        return 1.0 if level >= self.complete_from else None
 
 
 def leakage(
@@ -123,7 +123,7 @@ def _pairs(search: Search, join: Join, one: Part, other: Part, engine: Engine) -
     sets, keys, prints = sketched([*one.texts, *other.texts], search.rows, engine)
     pairs = candidates(keys, prints, LEVELS[0])
     pairs = pairs[(pairs[:, 0] < len(one.ids)) & (pairs[:, 1] >= len(one.ids))]
-    yield pairs - [0, len(one.ids)], similarities(sets, pairs[:, 0], pairs[:, 1])
+    yield pairs - np.array([0, len(one.ids)]), similarities(sets, pairs[:, 0], pairs[:, 1])
 
 
 @dataclass

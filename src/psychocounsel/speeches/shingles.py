@@ -94,7 +94,7 @@ def banding(level: float) -> tuple[int, int]:
 
 
 def detection(level: float, rows: int) -> float:
-    """P(two sets of this Jaccard agree in all rows of some band) = 1 - (1 - J^rows)^bands. Leskovec et al., MMDS 3.4."""
+    """P(two sets of this Jaccard agree in all rows of a band) = 1 - (1 - J^rows)^bands. Leskovec et al., MMDS 3.4."""
     return float(1 - (1 - level**rows) ** (HASHES // rows))
 
 
@@ -142,10 +142,10 @@ def _block(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]
     grams = hashes[: -SHINGLE + 1]
     for step in range(1, SHINGLE):
         grams = _mixed(grams) + hashes[step : len(hashes) - SHINGLE + 1 + step]
-    text = np.repeat(np.arange(len(texts), dtype=np.uint64), counts)
-    inside = text[: -SHINGLE + 1] == text[SHINGLE - 1 :]
+    number = np.repeat(np.arange(len(texts), dtype=np.uint64), counts)
+    inside = number[: -SHINGLE + 1] == number[SHINGLE - 1 :]
     bits = np.uint64(HASH_BITS)
-    keys = np.sort((_mixed(grams) >> np.uint64(64 - HASH_BITS) | text[: -SHINGLE + 1] << bits)[inside])
+    keys = np.sort((_mixed(grams) >> np.uint64(64 - HASH_BITS) | number[: -SHINGLE + 1] << bits)[inside])
     keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     sizes = np.bincount((keys >> bits).astype(np.int64), minlength=len(texts))
     return keys & np.uint64((1 << HASH_BITS) - 1), sizes
