@@ -22,7 +22,7 @@ from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Item
 from psychocounsel.ratings.model_judge import ModelJudge
 from psychocounsel.ratings.probes import planned_calls
-from psychocounsel.recipe import Recipe
+from psychocounsel.recipe import Recipe, data_path
 from psychocounsel.records import Response, Speech, Turn
 from psychocounsel.responses import plan_responses
 from psychocounsel.run import STAGES
@@ -143,7 +143,7 @@ def _typical(speeches: list[Speech], reply_tokens: int) -> Item:
 def _by_model(stage: str, jobs: Iterable[tuple[ChatModel, Request]], prices: PriceList) -> Iterator[Estimate]:
     found: dict[str, Estimate] = {}
     for model, request in jobs:
-        name = "recorded" if model.kind.startswith("recorded") else model.name
+        name = _told(model)
         if name not in found:
             found[name] = Estimate(stage, name, price=prices.find(model))
         found[name].add(request)
@@ -151,10 +151,14 @@ def _by_model(stage: str, jobs: Iterable[tuple[ChatModel, Request]], prices: Pri
 
 
 def _repeated(stage: str, model: ChatModel, requests: list[Request], times: int, prices: PriceList) -> Estimate:
-    found = Estimate(stage, model.name, price=prices.find(model))
+    found = Estimate(stage, _told(model), price=prices.find(model))
     for request in requests:
         found.add(request, times)
     return found
+
+
+def _told(model: ChatModel) -> str:
+    return "recorded" if model.kind.startswith("recorded") else model.name
 
 
 def _print_estimates(rows: list[Estimate], prices: PriceList, budget: float | None) -> None:
@@ -178,4 +182,6 @@ def _print_estimates(rows: list[Estimate], prices: PriceList, budget: float | No
 
 
 def _is_remote(load: str) -> bool:
-    return load.startswith("hub:") or bool(KNOWN_SETS.get(load, ("",))[0])
+    kind, _, rest = load.partition(":")
+    at_hub = kind == "preference" and not data_path(rest).exists()
+    return kind == "hub" or at_hub or bool(KNOWN_SETS.get(load, ("",))[0])

@@ -99,11 +99,16 @@ def show_stage(path: Path) -> None:
 
 
 def show_calls(path: Path) -> None:
-    """A call store: how many calls to which model are answered or were cut off."""
-    table = Table("model", "endpoint", "answered", "pending", title=str(path), title_justify="left")
+    """A call store: calls answered and cut off, tokens and money, by model."""
+    columns = ("answered", "pending", "tokens in", "tokens out", "US dollars")
+    right = [Column(name, justify="right") for name in columns]
+    table = Table("model", "endpoint", *right, title=str(path), title_justify="left")
     with CallStore(path, read_only=True) as store:
+        used = store.tokens()
         for model, kind, done, pending in store.by_model():
-            table.add_row(model, kind, str(done), str(pending))
+            tokens_in, tokens_out, cost = used[model, kind]
+            money = "unknown" if cost is None else f"{cost:,.4f}"
+            table.add_row(model, kind, f"{done:,}", f"{pending:,}", f"{tokens_in:,}", f"{tokens_out:,}", money)
     Console().print(table)
 
 

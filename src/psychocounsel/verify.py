@@ -61,7 +61,7 @@ def verify_run(path: Path) -> list[Checked]:
         tempfile.TemporaryDirectory(prefix="psychocounsel-verify-") as place,
         SealedStore(path / "calls.sqlite") as store,
     ):
-        again = Run(recipe, RunFolder(Path(place) / path.name), store)
+        again = Run(recipe, RunFolder(Path(place) / path.resolve().name), store)
         for name, manifest in manifests.items():
             print(f"verify: {name}", file=sys.stderr, flush=True)
             checked = Checked(name, len(manifest.outputs))

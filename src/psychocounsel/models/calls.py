@@ -147,5 +147,8 @@ def together(lanes: Sequence[Lane[T]], store: CallStore, models: Iterable[ChatMo
                     await model.close()
 
     store.stopping = False
-    asyncio.run(everything())
+    try:
+        asyncio.run(everything())
+    finally:
+        store.stopping = False
     return [results[place] for place in range(len(results))]

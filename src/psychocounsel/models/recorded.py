@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import unicodedata
 from collections import defaultdict
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Completion, Request
 from psychocounsel.preference import read_preferences
+from psychocounsel.privacy import known_values, scrub
+from psychocounsel.privacy.counselchat import ANSWER_COLUMNS, counselchat_rows, persons
 from psychocounsel.recipe import data_path
 from psychocounsel.records import content_id, read_rows
 
@@ -43,7 +48,10 @@ class RecordedModel:
 
 
 def open_recording(where: str, purpose: str) -> list[ChatModel]:
-    """All models of a recording: 'embedded' (package data, optionally /NAME), a file, a folder, 'preference:PLACE'."""
+    """All models of a recording: 'embedded' (package data, optionally /NAME), a file, a folder, 'preference:PLACE',
+    'counselchat:FILE'."""
+    if where.startswith("counselchat:"):
+        return list(_counselchat_models(data_path(where.removeprefix("counselchat:")), purpose))
     if where.startswith("preference:"):
         return list(_preference_models(where.removeprefix("preference:"), purpose))
     name, _, only = where.partition("/") if where.split("/")[0] == "embedded" else (where, "", "")
@@ -108,6 +116,38 @@ def _preference_models(place: str, purpose: str) -> list[RecordedModel]:
             key = (asked[reply.speech_id], reply.model)
             replies[rating.judge, ("source_id", "model")].setdefault(key, json.dumps(rating.scores))
     return [RecordedModel(name, fields, texts) for (name, fields), texts in sorted(replies.items())]
+
+
+def _counselchat_models(path: Path, purpose: str) -> list[RecordedModel]:
+    """counsel-chat's answers: the k-th one to each question, in the order of the file, is model 'counsel-chat:k'.
+
+    The file carries therapists' names, phones and pages. They go at reading, in any mode of privacy, so that none can
+    reach the call store or a run folder.
+    """
+    if purpose != "responses":
+        raise UserError(f"recorded:counselchat:{path}: holds answers, no ratings; use it in responses.models")
+    rows = list(counselchat_rows(path, ANSWER_COLUMNS))
+    known = known_values(tuple(persons((row["therapistInfo"], row["therapistURL"]) for row in rows)))
+    texts: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        texts[f"counsel-chat:{row['questionID']}"].append(" ".join(scrub([_mended(row["answerText"])], known).texts))
+    replies: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
+    for key, answers in texts.items():
+        for k, text in enumerate(answers, 1):
+            if text:
+                replies[f"counsel-chat:{k}"][(key,)] = text
+    return [RecordedModel(name, ("source_id",), replies[name]) for name in sorted(replies, key=_number)]
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition(":")[2])
+
+
+def _mended(text: str) -> str:
+    """HTML entities resolved, Unicode NFC, no control characters, single spaces; lines stay."""
+    text = unicodedata.normalize("NFC", html.unescape(html.unescape(text))).replace("\r\n", "\n").replace("\r", "\n")
+    text = "".join(c for c in text if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf") or c == "\t")
+    return re.sub(r" ?\n ?", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
 
 def _read_reply(row: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:

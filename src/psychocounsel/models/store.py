@@ -173,6 +173,7 @@ class CallStore:
         task = asyncio.create_task(sending)
         self.in_flight.add(task)
         task.add_done_callback(self.in_flight.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may be gone
         return task
 
     def by_model(self) -> list[tuple[str, str, int, int]]:
@@ -180,6 +181,11 @@ class CallStore:
         done, pending = "SUM(status = 'done')", "SUM(status = 'pending')"
         query = f"SELECT model, kind, {done}, {pending} FROM calls GROUP BY model, kind ORDER BY model, kind"
         return self.reader.execute(query).fetchall()
+
+    def tokens(self) -> dict[tuple[str, str], tuple[int, int, float | None]]:
+        """(tokens in, tokens out, US dollars or None) by (model, endpoint)."""
+        query = "SELECT model, kind, SUM(tokens_in), SUM(tokens_out), SUM(cost) FROM calls GROUP BY model, kind"
+        return {(model, kind): (used, made, cost) for model, kind, used, made, cost in self.reader.execute(query)}
 
     def spent(self) -> float:
         """US dollars of all calls whose price was known."""

@@ -11,6 +11,7 @@ from typing import Any
 from psychocounsel.engine import Engine, open_engine
 from psychocounsel.models import open_models
 from psychocounsel.pipeline.context import Run
+from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.records import Speech, write_records, write_rows
 from psychocounsel.run import write_text
 from psychocounsel.speeches import Collection, collect
@@ -25,12 +26,16 @@ def speeches_stage(run: Run, folder: Path) -> dict[str, Any]:
     """Run the stage into its folder; returns the counts of its manifest."""
     table = run.recipe.speeches
     raw = [speech for source in table.sources for speech in read_source(source)]
+    external = {
+        source.load: [dialogue_text(speech.turns) for speech in read_source(source)] for source in table.external
+    }
     with open_engine(run.engine, folder / LEDGER) as engine:
-        collection = collect(raw, table, run.recipe.seed, partial(_topics, run, engine), engine)
+        collection = collect(raw, table, run.recipe.seed, partial(_topics, run, engine), external, engine)
     write_records(folder / "speeches.jsonl", collection.speeches)
     write_records(folder / "dropped.jsonl", collection.dropped)
     write_rows(folder / "review.jsonl", collection.topics.review)
     _write_json(folder / "topics.json", collection.topics.report)
+    _write_json(folder / "leakage.json", collection.leakage)
     sizes = Counter(speech.cluster for speech in collection.speeches)
     _write_json(folder / "clusters.json", _cluster_report(sizes))
     return _counts(collection, sizes)
@@ -68,6 +73,7 @@ def _counts(collection: Collection, sizes: Counter[str]) -> dict[str, Any]:
         "splits": dict(sorted(splits.items())),
         "clusters": len(sizes),
         "topics": len({speech.topic for speech in collection.speeches if speech.topic}),
+        "leaks": collection.leakage["leaks"],
         "review": len(collection.topics.review),
     }
 

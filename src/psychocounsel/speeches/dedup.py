@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,9 +64,9 @@ def sketched(texts: Sequence[str], rows: int, engine: Engine) -> tuple[Sets, NDA
     bands = HASHES // rows
     parts = engine.map("signatures", partial(sketches, rows=rows), texts)
     sets = pack(part for _, part in parts)
-    fronts = np.frombuffer(b"".join(front for front, _ in parts), dtype=np.uint8).reshape(len(texts), -1)
+    fronts = np.frombuffer(b"".join(front for front, _ in parts), dtype=np.uint8).reshape(-1, 4 * bands + PRINTS)
     del parts
-    keys = np.ascontiguousarray(fronts[:, :-PRINTS]).view("<u4").reshape(len(texts), bands)
+    keys = np.ascontiguousarray(fronts[:, :-PRINTS]).view("<u4")
     return sets, np.ascontiguousarray(keys.T), np.ascontiguousarray(fronts[:, -PRINTS:])
 
 
@@ -95,29 +96,21 @@ def _bucket_pairs(keys: NDArray[np.uint32], band: int) -> Pairs:
     bits = np.uint64(keys.shape[1].bit_length())
     ordered = np.sort(keys[band].astype(np.uint64) << bits | np.arange(keys.shape[1], dtype=np.uint64))
     equal = ordered[1:] >> bits == ordered[:-1] >> bits
-    shared = np.flatnonzero(np.append(equal, False) | np.append(False, equal)[: len(equal) + 1])
+    shared = np.flatnonzero(np.append(equal, False) | np.append(False, equal)) if len(equal) else np.zeros(0, np.int64)
     rows = (ordered[shared] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-    bucket = np.cumsum(np.append(True, np.diff(ordered[shared] >> bits) != 0)[: len(rows)]) - 1
-    crowded = np.flatnonzero(np.bincount(bucket)[bucket] > SMALL) if len(rows) else rows
+    bucket = np.cumsum(~np.append(False, equal)[shared])
+    crowded = np.flatnonzero(np.bincount(bucket)[bucket] > SMALL)
     members = rows[crowded]
+    pairs = [np.stack([rows[np.searchsorted(bucket, bucket[crowded])], members], axis=1)]
     following = [keys[(band + step) % len(keys)][members] for step in (3, 2, 1)]
     rows[crowded] = members[np.lexsort([*following, bucket[crowded]])]
-    first = np.zeros(len(rows), dtype=np.int64)
-    first[crowded] = _first_of(bucket[crowded], rows[crowded])
-    pairs = [np.stack([first[crowded], rows[crowded]], axis=1)]
     for step in range(1, SMALL):
         if step == NEIGHBOURS + 1:
             rows, bucket = np.delete(rows, crowded), np.delete(bucket, crowded)
         together = bucket[step:] == bucket[:-step]
         pairs.append(np.stack([rows[:-step][together], rows[step:][together]], axis=1))
-    found = np.sort(np.concatenate(pairs), axis=1)
+    found: Pairs = np.sort(np.concatenate(pairs), axis=1)
     return found[found[:, 0] < found[:, 1]]
-
-
-def _first_of(bucket: Rows, rows: Rows) -> Rows:
-    """For each member the smallest row of its bucket; buckets stand together."""
-    starts = np.flatnonzero(np.append(True, np.diff(bucket) != 0)[: len(bucket)])
-    return np.repeat(np.minimum.reduceat(rows, starts), np.diff(np.append(starts, len(rows)))) if len(rows) else rows
 
 
 def _distinct(values: Rows) -> Rows:
@@ -127,12 +120,13 @@ def _distinct(values: Rows) -> Rows:
 
 
 def _shared(prints: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.int64]:
-    return np.count_nonzero(prints[pairs[:, 0]] == prints[pairs[:, 1]], axis=1)
+    equal: NDArray[np.int64] = np.count_nonzero(prints[pairs[:, 0]] == prints[pairs[:, 1]], axis=1)
+    return equal
 
 
 def _least_shared(level: float) -> float:
     """Equal prints that a pair of this Jaccard has but for 1 in 30,000: mean minus DEVIATIONS of a binomial."""
-    return PRINTS * level - DEVIATIONS * (PRINTS * level * (1 - level)) ** 0.5
+    return PRINTS * level - DEVIATIONS * math.sqrt(PRINTS * level * (1 - level))
 
 
 def _equal(sets: Sets) -> Pairs:
@@ -161,7 +155,8 @@ def _to_partners(repeats: Pairs, duplicate_of: dict[int, int]) -> Pairs:
     partner[list(duplicate_of)] = list(duplicate_of.values())
     pairs = np.stack([partner[repeats[:, 0]], repeats[:, 1]], axis=1)
     unsettled = (partner[repeats[:, 1]] == repeats[:, 1]) | (partner[repeats[:, 1]] > pairs[:, 0])
-    return np.unique(pairs[unsettled & (pairs[:, 0] < repeats[:, 0])], axis=0)
+    found: Pairs = np.unique(pairs[unsettled & (pairs[:, 0] < repeats[:, 0])], axis=0)
+    return found
 
 
 def _unseen(pairs: Pairs, seen: Pairs) -> Pairs:
