@@ -15,6 +15,8 @@ COMMANDS = {
     **{name: ("--set", "--runs", "--redo") for name in STAGES},
     "check": ("--set",),
     "show": ("--rows",),
+    "trace": ("--run", "--json"),
+    "verify": ("RUN",),
     "rate": ("--judge", "--input", "--output", "--calls"),
 }
 
@@ -145,12 +147,12 @@ def test_check_takes_changed_settings(tmp_path, cli):
     assert (row[2], row[4]) == ("20", "200")
 
 
-def test_check_counts_nothing_that_is_on_the_hub(tmp_path, cli):
+def test_check_counts_by_the_thousand_what_is_on_the_hub(tmp_path, cli):
     text = 'name = "far"\n[speeches]\nsources = [{ load = "hub:somebody/speeches", text = "said" }]\n'
     text += "[evaluate]\nallow_dependent = true\n"
     code, out, _ = cli("check", write_recipe(tmp_path, text))
     assert code == 0
-    assert "from the hub, not counted here: hub:somebody/speeches" in out
+    assert "from the hub, so counted by the thousand: hub:somebody/speeches" in out
 
 
 def test_check_says_when_the_base_model_cannot_be_had(tmp_path, cli, monkeypatch):

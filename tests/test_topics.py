@@ -18,7 +18,7 @@ from psychocounsel.principles import load_topics
 from psychocounsel.principles.prompts import RISKS, SPEAKERS, topic_schema
 from psychocounsel.recipe import Source, SpeechesTable
 from psychocounsel.records import Speech, Turn
-from psychocounsel.speeches import collect
+from psychocounsel.speeches import Aids, collect
 from psychocounsel.speeches.accuracy import Case, figures
 from psychocounsel.speeches.classify import Choice, classify, read_choice
 from psychocounsel.speeches.sources import accepted_topics, read_embedded, read_source
@@ -318,7 +318,8 @@ def test_counselchat_gives_a_real_accuracy_well_above_its_largest_topic():
     assert sum(bool(speech.secondary) for speech in raw) == 18, "questions that sit in two topics"
     assert Counter(speech.topic for speech in raw)["about_counselling"] == 9, "of 11, two have more answers under depression"
     assert {topic for keys in accepted.values() for topic in keys} <= set(load_topics())
-    found = collect(raw, SpeechesTable(), 7, lambda kept: give_topics(kept, read_embedded(), accepted=accepted))
+    aids = Aids(give_topics=lambda kept: give_topics(kept, read_embedded(), accepted=accepted))
+    found = collect(raw, SpeechesTable(), 7, aids)
     figure = found.topics.report["accuracy"]["counsel-chat"]["student"]
     assert figure["n"] > 600
     assert figure["accuracy"]["low"] > figure["baseline_largest"]["high"]

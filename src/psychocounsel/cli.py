@@ -124,12 +124,16 @@ for _name, _text in {
 
 
 @app.command()
-def check(recipe: RecipeFile, set_values: SetValues = None) -> None:
-    """Validate a recipe and preview what it would do: sources, calls, tokens, training steps. Spends nothing."""
+def check(
+    recipe: RecipeFile,
+    set_values: SetValues = None,
+    stop: Annotated[str, typer.Option("--to", help="Last stage of the run that is planned.")] = "evaluate",
+) -> None:
+    """Validate a recipe and preview what it would do: sources, calls, tokens, money, training. Spends nothing."""
     from psychocounsel.preview import preview
     from psychocounsel.recipe import load_recipe
 
-    preview(load_recipe(recipe, set_values))
+    preview(load_recipe(recipe, set_values), stop)
 
 
 @app.command()

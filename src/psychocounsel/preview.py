@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from psychocounsel.errors import UserError
+from psychocounsel.errors import UserError, nearest
 from psychocounsel.models import open_models
 from psychocounsel.models.chat import Answer, ChatModel, Request
 from psychocounsel.models.prices import Price, PriceList, load_prices, tokens_in, tokens_out
@@ -30,6 +30,7 @@ from psychocounsel.speeches import Collection, collect
 from psychocounsel.speeches.sources import KNOWN_SETS, read_source
 
 REPLY_CHARS_PER_TOKEN = 4
+COMMON_CHARS = 500  # of a speech between 100 and 1,000
 
 
 @dataclass
@@ -55,43 +56,67 @@ class Estimate:
         return None if self.price is None else self.price.of(self.tokens_in, self.tokens_out)
 
 
-def preview(recipe: Recipe) -> None:
-    """Print the recipe's plan. Opens local sources and models, calls none. Raises UserError as a run would."""
-    preflight(recipe, STAGES[: STAGES.index("publish")])
+def preview(recipe: Recipe, stop: str = "evaluate") -> None:
+    """Print the recipe's plan up to a stage. Opens local sources and models, calls none. Raises UserError as a run
+    would."""
+    stages = stages_up_to(stop)
+    preflight(recipe, stages)
     prices = load_prices(recipe.models)
     hub = [source.load for source in recipe.speeches.sources if _is_remote(source.load)]
     table = Table("stage", "plan", title=f"Recipe {recipe.name}", title_justify="left")
     principles = load_principles(recipe.principles)
     table.add_row("principles", ", ".join(f"{p.id} x{p.weight:g}{' (gate)' if p.gate else ''}" for p in principles))
     if hub:
-        table.add_row("speeches", f"from the hub, not counted here: {', '.join(hub)}")
-        Console().print(table)
-        return
-    raw = [speech for source in recipe.speeches.sources for speech in read_source(source)]
-    collection = collect(raw, recipe.speeches, recipe.seed)
-    kept = len(collection.speeches)
-    table.add_row("speeches", f"{collection.read} read, {kept} kept, dropped {collection.reasons() or 'none'}")
-    online = recipe.policy.online.rounds
-    table.add_row(
-        "training",
-        f"base {recipe.base}: supervised {recipe.supervised.epochs:g} epochs, reward {recipe.reward.epochs:g}, "
-        f"policy {recipe.policy.epochs:g} and {online} online rounds",
-    )
-    table.add_row("evaluate", f"{', '.join(recipe.evaluate.judges)} on splits {', '.join(recipe.evaluate.speeches)}")
+        table.add_row("speeches", f"from the hub, so counted by the thousand: {', '.join(hub)}")
+        collection = _a_thousand()
+    else:
+        raw = [speech for source in recipe.speeches.sources for speech in read_source(source)]
+        collection = collect(raw, recipe.speeches, recipe.seed)
+        dropped = collection.reasons() or "none"
+        table.add_row("speeches", f"{collection.read} read, {len(collection.speeches)} kept, dropped {dropped}")
+    if "supervised" in stages:
+        table.add_row("training", _training(recipe))
+    if "evaluate" in stages:
+        judges, splits = recipe.evaluate.judges, recipe.evaluate.speeches
+        table.add_row("evaluate", f"{', '.join(judges)} on splits {', '.join(splits)}")
     Console().print(table)
-    _print_estimates(list(estimates(recipe, collection, prices)), prices, recipe.models.budget)
-    if "/" in recipe.base and not Path(recipe.base).exists() and os.environ.get("HF_HUB_OFFLINE") == "1":
+    title = "Calls for each 1,000 speeches kept, at most" if hub else "Calls, at most"
+    _print_estimates(title, list(estimates(recipe, collection, prices, stages)), prices, recipe.models.budget)
+    if (
+        "supervised" in stages
+        and "/" in recipe.base
+        and not Path(recipe.base).exists()
+        and os.environ.get("HF_HUB_OFFLINE") == "1"
+    ):
         raise UserError(f"base '{recipe.base}': no such folder, and HF_HUB_OFFLINE=1 forbids the hub")
 
 
-def estimates(recipe: Recipe, collection: Collection, prices: PriceList) -> Iterator[Estimate]:
+def _a_thousand() -> Collection:
+    """A thousand speeches of common length, for what cannot be counted without downloading it."""
+    texts = [f"{number} {'x' * COMMON_CHARS}" for number in range(1000)]
+    return Collection(
+        len(texts), [Speech(turns=(Turn(role="client", text=text),), source="preview", split="train") for text in texts]
+    )
+
+
+def _training(recipe: Recipe) -> str:
+    policy = recipe.policy
+    epochs = (
+        f"supervised {recipe.supervised.epochs:g} epochs, reward {recipe.reward.epochs:g}, policy {policy.epochs:g}"
+    )
+    return f"base {recipe.base}: {epochs} and {policy.online.rounds} online rounds"
+
+
+def estimates(recipe: Recipe, collection: Collection, prices: PriceList, stages: Sequence[str]) -> Iterator[Estimate]:
     """Calls by stage and model, first tries only: what a judge answers badly is asked a second time."""
     if recipe.speeches.topics not in ("tfidf", "none"):
         yield _topics(recipe, collection.speeches, prices)
+    if "responses" not in stages:
+        return
     pool = [model for name in recipe.responses.models for model in open_models(name, table=recipe.models)]
     jobs = plan_responses(collection.speeches, pool, recipe.responses, recipe.seed)
     yield from _by_model("responses", jobs, prices)
-    judges = open_judges(recipe.ratings.judges, recipe.ratings, recipe.models)
+    judges = open_judges(recipe.ratings.judges if "ratings" in stages else [], recipe.ratings, recipe.models)
     principles = load_principles(recipe.principles)
     item = _typical(collection.speeches, recipe.responses.max_tokens)
     for judge in judges:
@@ -103,7 +128,8 @@ def estimates(recipe: Recipe, collection: Collection, prices: PriceList) -> Iter
             yield _repeated("ratings", judge.model, requests, len(jobs), prices)
             if probes and isinstance(judge.model, Remote):
                 yield _repeated("probes", judge.model, requests[:1], probes, prices)
-    yield from _contests(recipe, collection.speeches, item, principles, prices)
+    if "evaluate" in stages:
+        yield from _contests(recipe, collection.speeches, item, principles, prices)
 
 
 def _topics(recipe: Recipe, speeches: list[Speech], prices: PriceList) -> Estimate:
@@ -161,9 +187,9 @@ def _told(model: ChatModel) -> str:
     return "recorded" if model.kind.startswith("recorded") else model.name
 
 
-def _print_estimates(rows: list[Estimate], prices: PriceList, budget: float | None) -> None:
+def _print_estimates(title: str, rows: list[Estimate], prices: PriceList, budget: float | None) -> None:
     columns = [Column(name, justify="right") for name in ("calls", "tokens in", "tokens out", "US dollars")]
-    table = Table("stage", "model", *columns, title="Calls, at most", title_justify="left")
+    table = Table("stage", "model", *columns, title=title, title_justify="left")
     for row in rows:
         cost = "unknown" if row.cost is None else f"{row.cost:,.2f}"
         table.add_row(row.stage, row.model, f"{row.calls:,}", f"{row.tokens_in:,.0f}", f"{row.tokens_out:,.0f}", cost)
@@ -179,6 +205,13 @@ def _print_estimates(rows: list[Estimate], prices: PriceList, budget: float | No
         console.print(f"No price is known for {', '.join(unknown)}; see docs/models.md.", style="yellow")
     if budget is not None and total > budget:
         console.print(f"The budget of {budget:g} could stop this run; what is answered is kept.", style="yellow")
+
+
+def stages_up_to(stop: str) -> tuple[str, ...]:
+    """The stages of a run that ends with `stop`. Raises UserError for a word that is no stage."""
+    if stop not in STAGES:
+        raise UserError(f"--to {stop}: not a stage{nearest(stop, list(STAGES)) or '.'} They are {', '.join(STAGES)}")
+    return STAGES[: STAGES.index(stop) + 1]
 
 
 def _is_remote(load: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 from collections import defaultdict
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from psychocounsel.preference import read_preferences
 from psychocounsel.privacy import known_values, scrub
 from psychocounsel.privacy.counselchat import ANSWER_COLUMNS, counselchat_rows, persons
 from psychocounsel.recipe import data_path
-from psychocounsel.records import content_id, read_rows
+from psychocounsel.records import content_id, file_hash, read_rows
 
 
 class RecordedModel:
@@ -126,6 +127,15 @@ def _counselchat_models(path: Path, purpose: str) -> list[RecordedModel]:
     """
     if purpose != "responses":
         raise UserError(f"recorded:counselchat:{path}: holds answers, no ratings; use it in responses.models")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    replies = _counselchat_replies(path, file_hash(path))
+    return [RecordedModel(name, ("source_id",), replies[name]) for name in sorted(replies, key=_number)]
+
+
+@lru_cache(maxsize=2)
+def _counselchat_replies(path: Path, _content: str) -> dict[str, dict[tuple[str, ...], str]]:
+    """Scrubbed answers by model and question; read once for each content of the file."""
     rows = list(counselchat_rows(path, ANSWER_COLUMNS))
     known = known_values(tuple(persons((row["therapistInfo"], row["therapistURL"]) for row in rows)))
     texts: dict[str, list[str]] = defaultdict(list)
@@ -136,7 +146,7 @@ def _counselchat_models(path: Path, purpose: str) -> list[RecordedModel]:
         for k, text in enumerate(answers, 1):
             if text:
                 replies[f"counsel-chat:{k}"][(key,)] = text
-    return [RecordedModel(name, ("source_id",), replies[name]) for name in sorted(replies, key=_number)]
+    return dict(replies)
 
 
 def _number(name: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ from psychocounsel.engine import Engine, open_engine
 from psychocounsel.models import open_models
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles.prompts import dialogue_text
+from psychocounsel.privacy import counselchat_persons
+from psychocounsel.recipe import Source, data_path
 from psychocounsel.records import Speech, write_records, write_rows
 from psychocounsel.run import write_text
-from psychocounsel.speeches import Collection, collect
+from psychocounsel.speeches import Aids, Collection, collect
 from psychocounsel.speeches.classify import classify
+from psychocounsel.speeches.privacy import ReadMore, model_reader
 from psychocounsel.speeches.sources import accepted_topics, read_embedded, read_source
 from psychocounsel.speeches.topics import Topics, give_topics
 
@@ -30,15 +35,30 @@ def speeches_stage(run: Run, folder: Path) -> dict[str, Any]:
         source.load: [dialogue_text(speech.turns) for speech in read_source(source)] for source in table.external
     }
     with open_engine(run.engine, folder / LEDGER) as engine:
-        collection = collect(raw, table, run.recipe.seed, partial(_topics, run, engine), external, engine)
+        aids = Aids(_persons(table.sources), _reader(run), partial(_topics, run, engine), external)
+        collection = collect(raw, table, run.recipe.seed, aids, engine)
     write_records(folder / "speeches.jsonl", collection.speeches)
     write_records(folder / "dropped.jsonl", collection.dropped)
     write_rows(folder / "review.jsonl", collection.topics.review)
     _write_json(folder / "topics.json", collection.topics.report)
+    _write_json(folder / "privacy.json", collection.privacy)
     _write_json(folder / "leakage.json", collection.leakage)
+    if table.privacy.keep_map:
+        _write_map(run.folder.path.with_name(f"{run.folder.path.name}.privacy-map.jsonl"), collection.pseudonyms)
     sizes = Counter(speech.cluster for speech in collection.speeches)
     _write_json(folder / "clusters.json", _cluster_report(sizes))
     return _counts(collection, sizes)
+
+
+def _persons(sources: Sequence[Source]) -> list[str]:
+    """Every therapist that a counsel-chat source lists in columns of its own."""
+    files = [data_path(rest) for kind, _, rest in (s.load.partition(":") for s in sources) if kind == "counselchat"]
+    return sorted({value for file in files for value in counselchat_persons(file)})
+
+
+def _reader(run: Run) -> ReadMore | None:
+    name = run.recipe.speeches.privacy.model
+    return model_reader(open_models(name, table=run.recipe.models)[0], run.store) if name else None
 
 
 def _topics(run: Run, engine: Engine, speeches: list[Speech]) -> Topics:
@@ -73,9 +93,22 @@ def _counts(collection: Collection, sizes: Counter[str]) -> dict[str, Any]:
         "splits": dict(sorted(splits.items())),
         "clusters": len(sizes),
         "topics": len({speech.topic for speech in collection.speeches if speech.topic}),
+        "personal_data": collection.privacy.get("found", {}),
         "leaks": collection.leakage["leaks"],
         "review": len(collection.topics.review),
     }
+
+
+def _write_map(path: Path, pseudonyms: dict[str, dict[str, str]]) -> None:
+    """The way back from placeholders to personal data: beside the run folder, never in it, readable by its owner."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        for speech_id, values in sorted(pseudonyms.items()):
+            file.write(json.dumps({"speech_id": speech_id, "values": values}, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _write_json(path: Path, value: Any) -> None:

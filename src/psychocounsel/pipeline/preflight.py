@@ -16,6 +16,8 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
     names: list[tuple[str, str]] = []
     if "speeches" in stages and recipe.speeches.topics not in ("tfidf", "none"):
         names.append((recipe.speeches.topics, "responses"))
+    if "speeches" in stages and recipe.speeches.privacy.mode != "off" and recipe.speeches.privacy.model:
+        names.append((recipe.speeches.privacy.model, "responses"))
     if "responses" in stages:
         names += [(name, "responses") for name in recipe.responses.models]
     if "ratings" in stages:

@@ -19,7 +19,8 @@ from psychocounsel.privacy.pseudonyms import Replaced, covered, replace
 from psychocounsel.privacy.words import Words
 
 __all__ = [
-    "PLACEHOLDER", "TYPES", "Finding", "Known", "Replaced", "counselchat_persons", "find", "known_values", "scrub", "settle",
+    "PLACEHOLDER", "TYPES", "Finding", "Known", "Replaced", "counselchat_persons", "find", "known_values",
+    "replace", "scrub", "settle",
 ]  # fmt: skip
 
 

@@ -31,9 +31,13 @@ URL = re.compile(
 IP4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])")
 IP6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{8,45}(?![\w:])")
 HANDLE = re.compile(r"(?<![\w@./])@[A-Za-z][\w.]{1,29}\b|(?<![\w/])u/[A-Za-z0-9][\w-]{2,20}\b|\b[\w.]{2,32}#[0-9]{4}\b")
-SITES = r"(?:insta(?:gram)?|ig|snap(?:chat)?|twitter|tiktok|kik|skype|discord|telegram|gamertag|username|user name|handle|xbox|psn)"
+SITES = (
+    r"(?:insta(?:gram)?|ig|snap(?:chat)?|twitter|tiktok|kik|skype|discord|telegram|gamertag|username|user name|handle|"
+    r"xbox|psn)"
+)
 SAID_HANDLE = re.compile(
-    rf"(?i:\b{SITES}(?: (?:name|id|account|handle|tag|username|user ?name))?(?: is| are|:|=) ?(?:called )?)@?([\w.#-]{{3,32}})"
+    rf"(?i:\b{SITES}(?: (?:name|id|account|handle|tag|username|user ?name))?(?: is| are|:|=) ?(?:called )?)"
+    r"@?([\w.#-]{3,32})"
 )
 NOT_HANDLES = {"home", "work", "school", "night", "least", "all", "the", "me", "my", "gmail", "hotmail", "yahoo"}
 CLOSING = {")": "(", "]": "[", "}": "{"}

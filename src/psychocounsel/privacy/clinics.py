@@ -1,4 +1,4 @@
-"""Names of clinics and practices: capital words that end in a word for such a place, with one word that is not generic."""
+"""Names of clinics and practices: capital words that end in a word for such a place, one of them not generic."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from psychocounsel.privacy.findings import Finding
 from psychocounsel.privacy.words import Words, lexicon
 
 MOST = 6
-OPENING = frozenset("at in the with from call contact visit see try ask".split())
-JOINING = frozenset("and of the & for".split())
+OPENING = frozenset(["at", "in", "the", "with", "from", "call", "contact", "visit", "see", "try", "ask"])
+JOINING = frozenset(["and", "of", "the", "&", "for"])
 
 
 def clinics(words: Words) -> Iterator[Finding]:
-    """Every clinic with a name of its own. "Cognitive Behavioral Therapy" is a method, "the Crisis Center" is generic."""
+    """Every clinic with a name of its own; "Cognitive Behavioral Therapy" is a method, "Crisis Center" generic."""
     heads, pairs = lexicon("clinic", "heads"), lexicon("clinic", "pairs")
     reached = -1
     for i in range(len(words)):

@@ -23,16 +23,19 @@ DATE = re.compile(
 BORN_BEFORE = re.compile(
     r"(?:\bborn\b|\bbirth ?da(?:y|te)\b|\bdate of birth\b|\bd\.?o\.?b\b\.?|\bbday\b|\bb-day\b)[^\n]{0,30}$", re.I
 )
-BORN_AFTER = re.compile(r"^(?:[ ,(]{0,3}(?:is|was|being)? ?(?:my|his|her|their|our|the) (?:\w{1,15} ){0,2}(?:birth|b-?day))", re.I)
+BORN_AFTER = re.compile(
+    r"^(?:[ ,(]{0,3}(?:is|was|being)? ?(?:my|his|her|their|our|the) (?:\w{1,15} ){0,2}(?:birth|b-?day))", re.I
+)
 TENS = "ninety|hundred|a hundred|one hundred"
 ONES = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
 OLD = rf"(?:9\d|1[01]\d|(?:{TENS})(?:[- ](?:and )?(?:{ONES}))?)"
 AGE = re.compile(
     rf"(?<![\w$€£.,/-])({OLD})(?= ?-? ?(?:years?|yrs?)[- ]?(?:old|young|of age)\b| ?(?:y/o|yo)\b)"
-    rf"|(?:\b(?:aged?|age of|age is|age:|turn(?:ed|s|ing)?|nearly|almost) )({OLD})(?![\w%]|[.,:/-]\d| (?:percent|per|times|minutes|"
-    rf"hours|days|weeks|months|miles|pounds|lbs?|kg|kilos|degrees|dollars|people))"
+    rf"|(?:\b(?:aged?|age of|age is|age:|turn(?:ed|s|ing)?|nearly|almost) )({OLD})(?![\w%]|[.,:/-]\d"
+    rf"| (?:percent|per|times|minutes|hours|days|weeks|months|miles|pounds|lbs?|kg|kilos|degrees|dollars|people))"
     rf"|(?:\b(?:i am|i'm|im|she is|she's|he is|he's|they are|who is|who's|was|is) )({OLD})"
-    rf"(?=[.,;!?](?!\d)|\n|$| and (?:still|lives?|has|i|he|she|they|my|in|frail|not|cannot|needs?|can't)\b| now\b| already\b)",
+    r"(?=[.,;!?](?!\d)|\n|$| and (?:still|lives?|has|i|he|she|they|my|in|frail|not|cannot|needs?|can't)\b"
+    r"| now\b| already\b)",
     re.I,
 )
 

@@ -47,7 +47,7 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
 def _free(taken: bytearray, start: int, end: int) -> list[tuple[int, int]]:
     """The stretches of taken[start:end] that nothing has taken yet."""
     found = []
-    while 0 <= (start := taken.find(0, start, end)):
+    while (start := taken.find(0, start, end)) >= 0:
         stop = taken.find(1, start, end)
         stop = end if stop < 0 else stop
         found.append((start, stop))

@@ -70,9 +70,8 @@ class Known:
         for start in _starts(text):
             for pattern, kind, short in self.entries.get(folded[start : start + START], ()):
                 match = pattern.match(folded, start)
-                if match and (not short or not text[match.end() : match.end() + 1].isalnum()):
-                    if kind == "URL" or GLUED.match(text, match.end()):
-                        yield Finding(start, match.end(), kind, known=True)
+                if match and _ends(text, match.end(), kind, short):
+                    yield Finding(start, match.end(), kind, known=True)
         yield from self._addresses(text)
         yield from self._titled(words)
 
@@ -83,14 +82,21 @@ class Known:
         for match in URL.finditer(text):
             inside = fold(match.group())
             for start in _starts(match.group()):
-                found = (pattern.match(inside, start) for pattern, _, _ in self.entries.get(inside[start : start + START], ()))
+                found = (
+                    pattern.match(inside, start)
+                    for pattern, _, _ in self.entries.get(inside[start : start + START], ())
+                )
                 if any(found):
                     yield Finding(match.start(), match.end(), "URL", known=True)
                     break
 
     def _titled(self, words: Words) -> Iterator[Finding]:
         for i in range(len(words) - 1):
-            if words.low[i] in lexicon("titles") and words.low[i + 1] in self.family and words.gap(i) in (" ", ". ", "."):
+            if (
+                words.low[i] in lexicon("titles")
+                and words.low[i + 1] in self.family
+                and words.gap(i) in (" ", ". ", ".")
+            ):
                 yield Finding(words.start[i + 1], words.end[i + 1], "NAME", known=True)
 
 
@@ -106,6 +112,13 @@ def known_values(values: tuple[str, ...]) -> Known:
 def _starts(text: str) -> Iterator[int]:
     """Places where a word begins, or a capital or digit run inside one ("bestRobin", "DrLow")."""
     return (match.start() for match in START_OF_WORD.finditer(text))
+
+
+def _ends(text: str, place: int, kind: str, short: bool) -> bool:
+    """Does a value end at this place? Texts made from pages glue the next sentence to it ("Ann Lowwww.", "LowThe")."""
+    if short and text[place : place + 1].isalnum():
+        return False
+    return kind == "URL" or GLUED.match(text, place) is not None
 
 
 def _is_address(value: str) -> bool:

@@ -14,9 +14,8 @@ from psychocounsel.privacy.words import NO, PERHAPS, STRONG, Words, fold, lexico
 Span = tuple[int, int] | None  # the first and last word of a name
 Rule = Callable[[Words, int], Span]
 MOST = 4  # words of a name
-BETWEEN = re.compile(r"\.? {1,2}|\. ?|\t|\u00a0")  # what stands between two words of a name
-SELF = frozenset("i'm im am is".split())
-AFTER_SELF = frozenset("and but from the a an 's years year im i'm i here".split())
+SELF = frozenset(["i'm", "im", "am", "is"])
+AFTER_SELF = frozenset(["and", "but", "from", "the", "a", "an", "'s", "years", "year", "im", "i'm", "i", "here"])
 SIGN_GAP = re.compile(r"[\s,.!~:;()*…–—-]{1,16}")
 DASH = re.compile(r"(?:^|[\s.!?,;)])[-–—~*]{1,3} {0,2}$")
 TRAIL = re.compile(r"[\s~.!*,)\]\"'”-]{0,12}(?=$|\x00|(?:https?:|www\.)|[\n~]|P\.?S)")
@@ -42,8 +41,6 @@ def names(words: Words) -> Iterator[Finding]:
 @cache
 def _cited() -> frozenset[str]:
     return frozenset(fold(name) for entry in table("allowed")["names"] for name in entry["values"])
-
-
 
 
 def _read(words: Words, i: int, least: int) -> Span:
@@ -105,14 +102,11 @@ def _ends_here(words: Words, last: int) -> bool:
 def _self(words: Words, i: int) -> Span:
     """I'm NAME, I am NAME, this is NAME."""
     low = words.low[i]
-    if low in ("i'm", "im"):
-        at = i + 1
-    elif low == "am" and i and words.low[i - 1] == "i":
-        at = i + 1
-    elif low == "is" and i and words.low[i - 1] == "this" and words.first(i - 1):
-        at = i + 1
-    else:
+    before = words.low[i - 1] if i else ""
+    this = low == "is" and before == "this" and words.first(i - 1)
+    if not (low in ("i'm", "im") or (low == "am" and before == "i") or this):
         return None
+    at = i + 1
     if at >= len(words) or words.gap(at - 1) != " ":
         return None
     strong = words.strength(at) == STRONG
@@ -122,7 +116,7 @@ def _self(words: Words, i: int) -> Span:
     return span if span and (strong or _ends_here(words, span[1])) else None
 
 
-NAMING = frozenset("named called name's names".split())
+NAMING = frozenset(["named", "called", "name's", "names"])
 
 
 def _said(words: Words, i: int) -> Span:
@@ -162,7 +156,7 @@ def _titled(words: Words, i: int) -> Span:
         return None
     if words.gap(i) == "." and words.end[i] - words.start[i] > 4:
         return None
-    if words.low[i + 1] in lexicon("never") or words.shouted(i + 1) and words.strength(i + 1) < STRONG:
+    if words.low[i + 1] in lexicon("never") or (words.shouted(i + 1) and words.strength(i + 1) < STRONG):
         return None
     return _read(words, i + 1, PERHAPS) or (i + 1, _last_of_title(words, i + 1))
 
@@ -187,7 +181,7 @@ def _related(words: Words, i: int) -> Span:
     return _capital_name(words, i + 1)
 
 
-OWNERS = frozenset("my his her our their your a an".split())
+OWNERS = frozenset(["my", "his", "her", "our", "their", "your", "a", "an"])
 
 
 def _greeted(words: Words, i: int) -> Span:

@@ -123,7 +123,8 @@ def _state_ids(text: str) -> Iterator[Finding]:
 def _office_ids(text: str) -> Iterator[Finding]:
     for match in OFFICE_ID.finditer(text):
         if len(digits(match.group(1))) >= 4:
-            yield Finding(*match.span(1), "ID")
+            bank = match.group().lower().startswith(("account", "routing", "sort"))
+            yield Finding(*match.span(1), "ACCOUNT" if bank else "ID")
 
 
 def _phones(text: str) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator, Philox
 
+from psychocounsel.privacy.findings import Finding
 from psychocounsel.privacy.words import table
 
 Draw = Callable[[Sequence[str]], str]
@@ -21,13 +22,17 @@ SLOT = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Planted:
-    """A text into which `value` of a type was put at text[start:end]. `hard` says which kind of form it is."""
+    """A text into which `value` of a type was put at text[start:end]; `hard` says which kind of form it is.
+
+    `sentence` is the stretch of all that was put in: the value with the words around it.
+    """
 
     text: str
     type: str
     start: int
     end: int
     hard: bool
+    sentence: tuple[int, int]
 
     @property
     def value(self) -> str:
@@ -54,13 +59,48 @@ def plant(text: str, kind: str, seed: int) -> Planted:
     place = len(text) if "{end}" in form else places[int(random.integers(len(places)))]
     head, tail = text[:place], text[place:]
     head += "" if not head or head[-1].isspace() else " "
-    start = len(head) + len(before)
+    first = len(head)
+    start = first + len(before)
     joined = f"{head}{before}{value}{after}{' ' if tail else ''}{tail}"
-    return Planted(joined, kind, start, start + len(value), hard)
+    end = start + len(value)
+    return Planted(joined, kind, start, end, hard, (first, end + len(after)))
+
+
+def seeded_set(each: int, seed: int) -> list[Planted]:
+    """`each` values of every type in texts of three sentences that hold no personal data, though they look like it."""
+    sentences = table("planted")["tempting"]["sentences"]
+    random = Generator(Philox(seed))
+    hosts = random.integers(len(sentences), size=(len(planted_types()), each, 3))
+    seeds = random.integers(1 << 62, size=(len(planted_types()), each))
+    return [
+        plant("\n".join(sentences[i] for i in hosts[k, n]), kind, int(seeds[k, n]))
+        for k, kind in enumerate(planted_types())
+        for n in range(each)
+    ]
+
+
+def is_found(planted: Planted, findings: Sequence[Finding]) -> bool:
+    """Is every letter and digit of the planted value covered, by findings of whatever type?"""
+    return all(
+        any(finding.start <= place < finding.end for finding in findings)
+        for place in range(planted.start, planted.end)
+        if planted.text[place].isalnum()
+    )
+
+
+def false_alarms(planted: Planted, findings: Sequence[Finding]) -> list[Finding]:
+    """Findings outside the planted sentence, and those that meet the value but take it for something else."""
+    first, last = planted.sentence
+    return [
+        finding
+        for finding in findings
+        if not (first <= finding.start and finding.end <= last)
+        or (finding.type != planted.type and finding.start < planted.end and planted.start < finding.end)
+    ]
 
 
 def fill(form: str, draw: Draw) -> str:
-    """A form with its slots filled: {given}, {family} and other lists, {d3} three digits, {card}, {ssn}, {nhs} checked."""
+    """A form with its slots filled: {given} and other lists, {d3} three digits, {card}, {ssn} with check digits."""
 
     def slot(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -89,7 +129,8 @@ def _card(draw: Draw) -> str:
 
 
 def _ssn(draw: Draw) -> str:
-    return f"{draw('123456')}{draw('123456789')}{draw('1234')}-{draw('123456789')}{draw('1234')}-{draw('123456789')}{_some(draw, 3)}"
+    area = f"{draw('123456')}{draw('123456789')}{draw('1234')}"
+    return f"{area}-{draw('123456789')}{draw('1234')}-{draw('123456789')}{_some(draw, 3)}"
 
 
 def _nhs(draw: Draw) -> str:
@@ -125,7 +166,14 @@ def _iban(draw: Draw) -> str:
 def _us_phone(draw: Draw) -> str:
     area = draw(("212", "312", "415", "512", "617", "702", "787", "919"))
     first, second, third = area, f"{draw('23456789')}{_some(draw, 2)}", _some(draw, 4)
-    return draw((f"{first}-{second}-{third}", f"({first}) {second}-{third}", f"{first}.{second}.{third}", f"+1 {first} {second} {third}"))
+    return draw(
+        (
+            f"{first}-{second}-{third}",
+            f"({first}) {second}-{third}",
+            f"{first}.{second}.{third}",
+            f"+1 {first} {second} {third}",
+        )
+    )
 
 
 CHECKED: dict[str, Callable[[Draw], str]] = {

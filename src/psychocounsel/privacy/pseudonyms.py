@@ -17,7 +17,7 @@ COVER = "\x00"
 
 @dataclass
 class Replaced:
-    """Texts with placeholders, `values` {placeholder: the first value it stands for}, and how often each type was found."""
+    """Texts with placeholders, `values` {placeholder: the first value it stands for}, and finds by type."""
 
     texts: list[str]
     values: dict[str, str] = field(default_factory=dict)
@@ -30,7 +30,7 @@ def covered(text: str) -> str:
 
 
 def replace(texts: Sequence[str], finder: Finder) -> Replaced:
-    """Replace all findings in the texts of one dialogue, until nothing more is found (so a second pass changes nothing).
+    """Replace all findings in the texts of one dialogue until none is left, so that a second pass changes nothing.
 
     Numbers go on behind placeholders that stand in the texts already.
     """

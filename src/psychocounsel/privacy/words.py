@@ -95,7 +95,7 @@ class Words:
         if i == 0:
             return True
         gap = self.text[max(self.end[i - 1], self.start[i] - 16) : self.start[i]]
-        return any(mark in gap for mark in ".!?\n:…\"“(")
+        return any(mark in gap for mark in '.!?\n:…"“(')
 
     def heading(self, i: int) -> bool:
         """Does the word stand in a line whose words mostly begin with a capital?"""
@@ -138,8 +138,10 @@ class Words:
         return heading
 
 
-ENDINGS = ("ness", "less", "ful", "ously", "tion", "sion", "ment", "ity", "ing", "able", "ible", "ically", "ism", "ology",
-           "aholic", "phobic", "sexual", "minded", "ish")  # fmt: skip
+ENDINGS = (
+    "ness", "less", "ful", "ously", "tion", "sion", "ment", "ity", "ing", "able", "ible", "ically", "ism", "ology",
+    "aholic", "phobic", "sexual", "minded", "ish",
+)  # fmt: skip
 
 
 def _inflected(low: str) -> bool:

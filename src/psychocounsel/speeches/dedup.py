@@ -116,7 +116,8 @@ def _bucket_pairs(keys: NDArray[np.uint32], band: int) -> Pairs:
 def _distinct(values: Rows) -> Rows:
     """The values in ascending order, each once (np.unique hashes integers, which takes ten times as long)."""
     values = np.sort(values)
-    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+    new: NDArray[np.bool_] = np.append(True, values[1:] != values[:-1])[: len(values)]
+    return values[new]
 
 
 def _shared(prints: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.int64]:
@@ -135,9 +136,10 @@ def _equal(sets: Sets) -> Pairs:
         return np.zeros((0, 2), dtype=np.int64)
     sums = np.add.reduceat(sets.hashes * sets.hashes, sets.starts[:-1])
     _, first, group = np.unique(sums, return_index=True, return_inverse=True)
-    pairs = np.stack([first[group], np.arange(len(sums))], axis=1)
+    pairs: Pairs = np.stack([first[group], np.arange(len(sums))], axis=1)
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    return pairs[similarities(sets, pairs[:, 0], pairs[:, 1]) == 1.0]
+    wholly: NDArray[np.bool_] = similarities(sets, pairs[:, 0], pairs[:, 1]) == 1.0
+    return pairs[wholly]
 
 
 def _dropped(repeats: Pairs) -> dict[int, int]:
