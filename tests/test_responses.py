@@ -147,3 +147,14 @@ def test_a_pool_that_knows_none_of_the_speeches_is_an_error(speeches, store, poo
 def test_without_speeches_there_is_nothing_to_answer(store):
     with pytest.raises(UserError, match="can answer any of the speeches"):
         respond([], POOL, ResponsesTable(), store, 0)
+
+
+def test_several_replies_of_a_model_are_several_requests_and_equal_replies_count_once(store):
+    speech = make_speech("My brother moved out.")
+    model = Scripted(["One reply.", "Another reply.", "One reply."], name="a")
+    table = ResponsesTable(per_speech=1, samples=3)
+    assert [request.sample for _, request in plan_responses([speech], [model], table, 0)] == [0, 1, 2]
+    found = respond([speech], [model], table, store, 0)
+    assert [response.text for response in found] == ["One reply.", "Another reply."]
+    assert len(model.sent) == 3
+    assert store.by_model() == [("a", "scripted", 3, 0)]

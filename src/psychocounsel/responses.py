@@ -27,11 +27,13 @@ def response_request(speech: Speech, table: ResponsesTable) -> Request:
 def draw(
     speech: Speech, pool: Sequence[ChatModel], table: ResponsesTable, seed: int
 ) -> list[tuple[ChatModel, Request]]:
-    """The k models of the pool that answer this speech. Independent of order, so resume and shards agree."""
+    """The k models of the pool that answer this speech, so many times each. Independent of order, so resume and
+    shards agree. Several replies are several requests: servers ignore `n` without saying so."""
     request = response_request(speech, table)
     able = [model for model in pool if model.can_answer(request)]
     able.sort(key=lambda model: content_id([seed, speech.id, model.name]))
-    return [(model, request) for model in able[: table.per_speech]]
+    requests = [request, *(request.model_copy(update={"sample": number}) for number in range(1, table.samples))]
+    return [(model, asked) for model in able[: table.per_speech] for asked in requests]
 
 
 def plan_responses(
@@ -59,7 +61,7 @@ def respond(
         )
     with progress("responses", len(jobs)) as advance:
         answers = ask_all(jobs, store, lambda _: advance(note=store.budget.told() if store.budget else ""))
-    responses = [
+    made = (
         Response(
             speech_id=request.subject["speech_id"],
             model=model.name,
@@ -69,7 +71,8 @@ def respond(
             call_id=answer.call_id,
         )
         for (model, request), answer in zip(jobs, answers, strict=True)
-    ]
+    )
+    responses = list({response.id: response for response in made}.values())  # a model may say the same twice
     if not any(response.text for response in responses):
         ends = dict(Counter(response.finish for response in responses))
         raise UserError(f"responses: none of {len(jobs)} replies has any text {ends}; check the models in [responses]")

@@ -7,14 +7,18 @@ from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import Completion, Request, TryAgain
+from psychocounsel.models.prices import DEFAULT_MAX_TOKENS
 from psychocounsel.models.remote import LOST, Remote, key_from
 from psychocounsel.recipe import ModelsTable
 from psychocounsel.records import Finish
 
 URL = "https://api.anthropic.com/v1"
 VERSION = "2023-06-01"
-FINISHES: dict[str | None, Finish] = {"max_tokens": "length", "refusal": "refused"}
-DEFAULT_MAX_TOKENS = 1024
+FINISHES: dict[str | None, Finish] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refused",
+}
 
 
 class AnthropicModel(Remote):

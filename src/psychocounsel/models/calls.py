@@ -11,10 +11,12 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Completion, Request, TryAgain
 from psychocounsel.models.remote import LOST, MOST_WAIT_S, Remote
 from psychocounsel.models.store import CallStore
+from psychocounsel.recipe import ModelsTable
 
 T = TypeVar("T")
 Lane = tuple[int, Iterable[tuple[int, Coroutine[Any, Any, T]]]]
 FIRST_WAIT_S = 1.0
+PATIENCE_S = 900.0  # one call waits so long for a rate limit to lift; most limits count by the minute
 
 
 async def ask(model: ChatModel, request: Request, store: CallStore) -> Completion:
@@ -34,23 +36,34 @@ async def ask(model: ChatModel, request: Request, store: CallStore) -> Completio
 async def _call(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
     """The raw body of a call, tried as often as its endpoint allows."""
     _stop_if_stopping(store)
-    most = store.budget.reserve(model, request) if store.budget else 0.0
+    most = await store.budget.reserve(model, request) if store.budget else 0.0
     try:
         store.begin(call_id, model, request)
         await store.saved()
-        attempts, wait = (model.table.attempts, FIRST_WAIT_S) if isinstance(model, Remote) else (1, 0.0)
-        for attempt in range(1, attempts + 1):
-            try:
-                return await _attempt(model, request, store, call_id)
-            except TryAgain as trouble:
-                if attempt == attempts:
-                    raise UserError(f"{model.name}: {trouble.why} after {attempts} attempts; {LOST}") from trouble
-                await asyncio.sleep(min(max(wait, trouble.wait), MOST_WAIT_S))
-                wait *= 2
-        raise AssertionError("unreachable")
+        return await _persist(model, request, store, call_id)
     finally:
         if store.budget:
             store.budget.release(most)
+
+
+async def _persist(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
+    """Attempts until one succeeds. A rate limit is no failure: it is waited out, and not counted as an attempt."""
+    attempts = model.table.attempts if isinstance(model, Remote) else ModelsTable().attempts
+    wait, waited = FIRST_WAIT_S, 0.0
+    failures = tries = 0
+    while True:
+        try:
+            return await _attempt(model, request, store, call_id)
+        except TryAgain as trouble:
+            tries += 1
+            failures += not trouble.limited
+            told = trouble.limited and trouble.wait > 0
+            pause = min(max(trouble.wait, FIRST_WAIT_S if told else wait), MOST_WAIT_S)
+            if failures == attempts or waited + pause > PATIENCE_S:
+                raise UserError(f"{model.name}: {trouble.why} after {tries} attempts; {LOST}") from trouble
+            await asyncio.sleep(pause)
+            waited += pause
+            wait *= 1 if told else 2
 
 
 async def _attempt(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
@@ -76,7 +89,8 @@ async def _send(model: ChatModel, request: Request, store: CallStore, call_id: s
         async with asyncio.timeout(limit):
             raw = await model.send(request)
     except TimeoutError:
-        raise TryAgain(f"no answer within {limit:g} s") from None
+        raise TryAgain(f"no answer within {limit:g} s" if limit else "no answer in time") from None
+    raw = raw.encode("utf-8", "replace").decode()  # half a character cannot be stored, nor what is committed with it
     try:
         completion = model.read(raw)
     except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from types import TracebackType
@@ -26,7 +27,7 @@ class Limiter:
         self.cuts = 0
         self.starting = True
         self.open_from = 0.0
-        self.last_cut = 0.0
+        self.last_cut = -math.inf
         self.waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import re
 import tomllib
 from datetime import date
 from importlib.resources import files
@@ -17,9 +19,12 @@ from psychocounsel.models.remote import LOST, Remote
 from psychocounsel.recipe import ModelsTable, data_path
 from psychocounsel.records import Record
 
-CHARS_PER_TOKEN = 4.0  # English text, common tokenizers: for previews
-FEWEST_CHARS_PER_TOKEN = 2.0  # for reservations: a hard stop must not be passed by an odd tokenizer
+BYTES_PER_TOKEN = 4.0  # English text, common tokenizers: for previews
+FEWEST_BYTES_PER_TOKEN = 2.0  # for reservations: a hard stop must not be passed by an odd tokenizer or alphabet
 MESSAGE_TOKENS = 8
+SCHEMA_TOKENS = 500  # what a provider adds to a forced tool or schema, at most
+DEFAULT_MAX_TOKENS = 1024  # of an answer, where a request names no limit
+DATED = re.compile(r"-(\d{4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2}|latest)")
 OLD_DAYS = 180
 
 
@@ -43,14 +48,14 @@ class PriceList(Record):
     path: str = ""
 
     def find(self, model: ChatModel) -> Price | None:
-        """The price of a model: nothing in this process or on a private address, else by its name or the longest
-        beginning of it (dated versions); None when it is not known."""
+        """The price of a model: by its name, with or without a date at its end; else nothing in this process or on
+        a private address; None when it is not known. A name that only begins alike is another model."""
         if not isinstance(model, Remote):
             return Price(input=0, output=0)
         name = model.name.partition("#")[2] or model.name.partition(":")[2]
-        names = [known for known in self.model if name == known or name.startswith(f"{known}-")]
-        if names:
-            return self.model[max(names, key=len)]
+        names = [known for known in self.model if name.startswith(known) and DATED.fullmatch(name, len(known))]
+        if name in self.model or names:
+            return self.model[name if name in self.model else max(names, key=len)]
         return Price(input=0, output=0) if _private(model.url) else None
 
     @property
@@ -73,16 +78,16 @@ def load_prices(table: ModelsTable) -> PriceList:
     return found.model_copy(update={"path": str(path)})
 
 
-def tokens_in(request: Request, chars_per_token: float = CHARS_PER_TOKEN) -> float:
+def tokens_in(request: Request, bytes_per_token: float = BYTES_PER_TOKEN) -> float:
     """About how many tokens a request has, its schema and questions included."""
     extra = len(str(request.answer_schema or "")) + len(str(request.questions or ""))
-    text = sum(len(message["content"]) for message in request.messages) + extra
-    return text / chars_per_token + MESSAGE_TOKENS * len(request.messages)
+    text = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages) + extra
+    return text / bytes_per_token + MESSAGE_TOKENS * len(request.messages)
 
 
 def tokens_out(request: Request) -> int:
     """The most tokens an answer may have; a decision writes none."""
-    return 0 if request.form == "decision" else int(request.sampling.get("max_tokens", 512))
+    return 0 if request.form == "decision" else int(request.sampling.get("max_tokens", DEFAULT_MAX_TOKENS))
 
 
 class Budget:
@@ -94,11 +99,16 @@ class Budget:
     def __init__(self, prices: PriceList, limit: float | None, spent: float = 0.0) -> None:
         self.prices, self.limit, self.spent = prices, limit, spent
         self.reserved = 0.0
+        self.holders = 0
+        self.waiting: list[asyncio.Future[None]] = []
         self.tokens = 0
         self.unpriced: set[str] = set()
 
-    def reserve(self, model: ChatModel, request: Request) -> float:
-        """Set aside the most a call can cost. Raises UserError when that could pass the limit."""
+    async def reserve(self, model: ChatModel, request: Request) -> float:
+        """Set aside the most a call can cost; waits while calls on their way may leave enough of what they reserved.
+
+        Raises UserError when what is spent already leaves too little.
+        """
         price = self.prices.find(model)
         if price is None:
             if self.limit is not None:
@@ -107,19 +117,30 @@ class Budget:
                     f"and output to a copy of {self.prices.path} and set models.prices to it"
                 )
             self.unpriced.add(model.name)
-            return 0.0
-        most = price.of(tokens_in(request, FEWEST_CHARS_PER_TOKEN), tokens_out(request))
-        if self.limit is not None and most > 0 and self.spent + self.reserved + most > self.limit:
-            raise UserError(
-                f"models.budget: {self.spent:.4f} of {self.limit:g} US dollars are spent, and the next call could pass "
-                f"the limit; {LOST} when the budget is raised (--set models.budget=...)"
-            )
+            most = 0.0
+        else:
+            overhead = SCHEMA_TOKENS if request.answer_schema else 0
+            most = price.of(tokens_in(request, FEWEST_BYTES_PER_TOKEN) + overhead, tokens_out(request))
+        while self.limit is not None and most > 0 and self.spent + self.reserved + most > self.limit:
+            if self.spent + most > self.limit:
+                raise UserError(
+                    f"models.budget: {self.spent:.4f} of {self.limit:g} US dollars are spent, and the next call could "
+                    f"pass the limit; {LOST} when the budget is raised (--set models.budget=...)"
+                )
+            self.waiting.append(asyncio.get_running_loop().create_future())
+            await self.waiting[-1]
         self.reserved += most
+        self.holders += 1
         return most
 
     def release(self, most: float) -> None:
         """The call is over: what was set aside for it is free again."""
-        self.reserved -= most
+        self.holders -= 1
+        self.reserved = self.reserved - most if self.holders else 0.0  # no rest of rounding may hold anybody up
+        waiting, self.waiting = self.waiting, []
+        for place in waiting:
+            if not place.done():
+                place.set_result(None)
 
     def settle(self, model: ChatModel, completion: Completion) -> float | None:
         """Count a finished call. Returns its US dollars, None when its price is not known."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -26,6 +28,14 @@ def limiter_of(url: str, most: int) -> Limiter:
     if found is None or found.most != most:
         found = _LIMITERS[url] = Limiter(most)
     return found
+
+
+class Refused(UserError):
+    """An endpoint refused a call for good. `spent`: because there is no money left there."""
+
+    def __init__(self, message: str, status: int, *, spent: bool = False) -> None:
+        super().__init__(message)
+        self.status, self.spent = status, spent
 
 
 class Remote:
@@ -56,17 +66,18 @@ class Remote:
             await client.close()
 
     def trouble(self, status: int, code: str | None, short: str, retry_after: str | None) -> Exception:
-        """What a failed attempt means: TryAgain for what passes, a UserError for what does not.
+        """What a failed attempt means: TryAgain for what passes, Refused for what does not.
 
         A 429 is told by its code: an exhausted quota will not pass, too many calls will. `short` must not hold the
         server's message: servers echo the client's words, or the key, in it.
         """
         if code in SPENT_CODES or status == 402:
-            return UserError(f"{self.name}: {status} the account has no money left (code {code or status}); {LOST}")
+            why = f"the account has no money left (code {code or status})"
+            return Refused(f"{self.name}: {status} {why}; {LOST}", status, spent=True)
         if status in PASSING or status >= 500:
             wait = retry_after_seconds(retry_after)
             return TryAgain(str(status), wait, limited=status == 429 or (status in (503, 529) and wait > 0))
-        return UserError(f"{self.name}: {status} {short}; {LOST}")
+        return Refused(f"{self.name}: {status} {short}; {LOST}", status)
 
 
 def key_from(variable: str, name: str) -> str:
@@ -78,9 +89,17 @@ def key_from(variable: str, name: str) -> str:
 
 
 def retry_after_seconds(value: str | None) -> float:
-    """The seconds of a Retry-After header, at most 300; 0 for none, for a date and for nonsense."""
+    """The seconds of a Retry-After header (a number or a date, RFC 9110), at most 300; 0 for none and for nonsense."""
     try:
         wait = float(value or 0)
     except ValueError:
-        return 0.0
+        wait = _seconds_until(value or "")
     return min(max(wait, 0.0), MOST_WAIT_S) if wait == wait else 0.0
+
+
+def _seconds_until(text: str) -> float:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

@@ -106,6 +106,7 @@ class SpeechesTable(Table):
 class ResponsesTable(Table):
     models: list[str] = Field(default=["recorded:embedded"], min_length=1, description="the pool of candidate models")
     per_speech: Positive = Field(default=4, description="models drawn per speech, by content hash")
+    samples: Positive = Field(default=1, description="replies of each drawn model; several make same-model pairs")
     temperature: Annotated[float, Field(ge=0)] = 0.8
     max_tokens: Positive = 512
     limit: Positive | None = Field(default=None, description="answer at most so many speeches (by content hash)")
