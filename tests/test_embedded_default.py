@@ -12,7 +12,7 @@ from psychocounsel.models.recorded import embedded_file
 from psychocounsel.principles import load_principles, load_topics, overall_score
 from psychocounsel.ratings.parse import parse_scores
 from psychocounsel.records import Response, read_records, read_rows
-from psychocounsel.speeches.dedup import jaccard, shingles
+from psychocounsel.speeches.shingles import jaccard, shingles
 from psychocounsel.speeches.sources import read_embedded
 
 STAGES = {"precontemplation", "contemplation", "preparation", "action", "maintenance", "relapse", "crisis"}

@@ -604,3 +604,35 @@ def test_a_push_that_cannot_begin_is_refused_before_anything_is_written(begun, m
     code, _, err = publish("--set", "publish.hub=owner/name")
     assert (code, len(err.splitlines()), says in err) == (2, 1, True), err
     assert not folder.stage("publish").exists()
+
+
+def test_probes_personal_data_and_leakage_come_onto_the_card_without_sample_texts(begun):
+    folder, publish = begun
+    share = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 40}
+    judged = {
+        "position": {"beyond_half": share, "flipped": {**share, "value": None}},
+        "injection": {"all": {"moved": share}},
+    }
+    probes = {"count": 40, "seed": 0, "judges": {"http://10.9.8.7/v1#judge": {"replies": 40, **judged}, "silent": {}}}
+    privacy = {
+        "found": {"NAME": 7},
+        "recall_on_planted": {"NAME": share},
+        "contexts": {"NAME": ["I am Somebody, call me"]},
+    }
+    for stage, name, body in (
+        ("ratings", "probes", probes),
+        ("speeches", "privacy", privacy),
+        ("speeches", "leakage", {"splits": {"train and test": {"pairs": 3}}, "examples": ["a text of a client"]}),
+    ):
+        (folder.stage(stage) / f"{name}.json").write_text(json.dumps(body))
+    assert publish()[0] == 0
+    text = (folder.stage("publish") / "README.md").read_text(encoding="utf-8")
+    for line in (
+        "| judge | position: beyond half | 0.25 (0.125 to 0.5; n 40) |",
+        "| judge | injection: all: moved | 0.25 (0.125 to 0.5; n 40) |",
+        "| NAME | 7 | 0.25 (0.125 to 0.5; n 40) | undefined |",
+        "- splits: train and test: pairs: 3",
+    ):
+        assert line in text, line
+    for words in ("Somebody", "a text of a client", "10.9.8.7", "flipped"):
+        assert words not in text, words

@@ -1,18 +1,20 @@
 """Collecting speeches: a ledger that adds up, duplicates with their partners, clusters that never straddle splits."""
 
+import json
+import stat
 from collections import Counter, defaultdict
 
 import pytest
 from conftest import make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_run import write_recipe
 
 from psychocounsel.errors import UserError
-from psychocounsel.recipe import SpeechesTable
+from psychocounsel.recipe import PrivacyTable, SpeechesTable
 from psychocounsel.records import Speech, Turn
-from psychocounsel.speeches import collect
+from psychocounsel.speeches import Aids, collect
 from psychocounsel.speeches.clean import language_of, repair
-from psychocounsel.speeches.dedup import near_duplicates
 from psychocounsel.speeches.shingles import jaccard, shingles
 from psychocounsel.speeches.sources import read_embedded
 from psychocounsel.speeches.split import split as deal
@@ -153,12 +155,6 @@ def test_alike_speeches_share_a_cluster_and_are_kept():
     assert len({speech.cluster for speech in apart}) == 3
 
 
-def test_jaccard_counts_word_triples():
-    assert jaccard(shingles("a b c d"), shingles("A, b: c")) == 0.5
-    assert jaccard(shingles(""), shingles("")) == 1.0
-    assert jaccard(shingles("a b"), shingles("a c")) == 0.0
-
-
 def variants(base, words):
     """The base text with some of its words replaced."""
     parts = base.split()
@@ -186,25 +182,6 @@ def test_clusters_never_straddle_splits_and_the_very_alike_share_one(texts, seed
         for two in found:
             if jaccard(shingles(one.text), shingles(two.text)) >= 0.75:
                 assert one.cluster == two.cluster
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(VARIANT, min_size=1, max_size=12))
-def test_a_duplicate_names_an_earlier_text_that_is_kept_and_really_alike(texts):
-    found = near_duplicates(texts, drop_at=0.8, join_at=0.4)
-    for later, earlier in found.duplicate_of.items():
-        assert earlier < later
-        assert earlier not in found.duplicate_of
-        assert jaccard(shingles(texts[earlier]), shingles(texts[later])) >= 0.8
-        assert found.root[earlier] == found.root[later]
-    assert all(found.root[root] == root <= place for place, root in enumerate(found.root))
-
-
-def test_ten_thousand_equal_texts_are_one_cluster():
-    found = near_duplicates([LETTER] * 10_000, drop_at=0.8, join_at=0.4)
-    assert set(found.root) == {0}
-    assert set(found.duplicate_of.values()) == {0}
-    assert len(found.duplicate_of) == 9_999
 
 
 def numbered(count, **fields):
@@ -254,3 +231,75 @@ def test_of_several_fixed_splits_in_a_cluster_the_one_furthest_from_training_tak
     fixed = [make_speech(text, split, "c") for text, split in (("A.", "train"), ("B.", "test"), ("C.", "dev"))]
     for speeches in (fixed, fixed[::-1]):
         assert {speech.split for speech in deal(speeches, table(), 0)} == {"test"}
+
+
+def test_near_duplicates_are_sought_in_whole_dialogues_and_not_in_their_last_words():
+    end = Turn(role="client", text="I do not know what else to say about it, so I will leave it at that for today.")
+    talks = [
+        Speech(turns=(Turn(role="client", text=text), Turn(role="therapist", text="Go on."), end), source="test")
+        for text in (LETTER, OTHER)
+    ]
+    assert len(collect(talks, table(), 0).speeches) == 2
+
+
+def test_personal_data_goes_before_texts_are_compared_and_the_map_names_kept_speeches_only():
+    rows = raw(*(f"{LETTER} Write to {name}@example.org or call me." for name in ("rosa", "ida")))
+    found = collect(rows, table(), 0)
+    (kept,) = found.speeches
+    assert "@example.org" not in kept.text
+    assert [drop.reason for drop in found.dropped] == ["near-duplicate"]
+    assert found.pseudonyms == {kept.id: {"[EMAIL_1]": "rosa@example.org"}}
+    assert found.privacy["found"] == {"EMAIL": 2}
+    assert "rosa" not in str(found.privacy)
+    off = collect(rows, table(privacy=PrivacyTable(mode="off")), 0)
+    assert [speech.text for speech in off.speeches] == [rows[0].text]
+    assert off.pseudonyms == {}
+
+
+def test_the_splits_are_compared_with_each_other_and_with_external_texts():
+    rows = raw(*(f"{word} {LETTER[10 * i :]} {word} {OTHER[15 * i :]}" for i, word in enumerate("abcdefgh")))
+    settings = table(dev=0.3, test=0.3, near_duplicate=1.0, cluster=1.0)
+    alone = collect(rows, settings, 0)
+    assert alone.leakage == {}
+    leaky = collect(rows, settings, 0, Aids(external={"elsewhere": [rows[0].text, "Nothing alike here."]})).leakage
+    assert leaky["splits"]["dev and train"]["maximum"] > 0.4
+    assert leaky["leaks"] == 0, "at the threshold by which they were clustered"
+    assert max(row["maximum"] for row in leaky["external"]["elsewhere"].values()) == 1.0
+
+
+def stage(cli, folder, *settings):
+    """The speeches stage of a recipe with one invented letter beside the embedded speeches; its folder."""
+    (folder / "own.jsonl").write_text(json.dumps({"text": f"{LETTER} Write to rosa@example.org."}), encoding="utf-8")
+    sources = f'[{{load = "{folder}/own.jsonl"}}, {{load = "embedded"}}]'
+    text = f'name = "own"\n[speeches]\nmax_chars = 1600\nsources = {sources}'
+    more = [word for setting in settings for word in ("--set", setting)]
+    code, _, stderr = cli("speeches", write_recipe(folder, text), "--runs", folder / "runs", *more)
+    assert code == 0, stderr
+    return folder / "runs" / "own" / "1-speeches"
+
+
+def test_the_stage_writes_its_reports_and_no_map_unless_it_is_wanted(cli, tmp_path):
+    place = stage(cli, tmp_path)
+    names = ["clusters", "leakage", "privacy", "topics"]
+    assert sorted(path.stem for path in place.glob("*.json") if path.stem != "manifest") == names
+    assert sorted(path.stem for path in place.glob("*.jsonl")) == ["dropped", "review", "speeches"]
+    counts = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert counts["personal_data"] == {"EMAIL": 1}
+    assert counts["leaks"] == 0
+    assert counts["review"] == len((place / "review.jsonl").read_text(encoding="utf-8").splitlines()) > 0
+    assert (
+        sum(json.loads((place / "clusters.json").read_text(encoding="utf-8"))["sizes"].values()) == counts["clusters"]
+    )
+    assert all(b"rosa@" not in path.read_bytes() for path in place.parent.rglob("*") if path.is_file())
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["own"]
+
+
+def test_the_map_back_lies_beside_the_run_for_its_owner_alone(cli, tmp_path):
+    place = stage(cli, tmp_path, "speeches.privacy.keep_map=true")
+    (found,) = (path for path in (tmp_path / "runs").iterdir() if path.is_file())
+    assert found.name == "own.privacy-map.jsonl"
+    assert stat.S_IMODE(found.stat().st_mode) == 0o600
+    (row,) = map(json.loads, found.read_text(encoding="utf-8").splitlines())
+    assert row["values"] == {"[EMAIL_1]": "rosa@example.org"}
+    assert row["speech_id"] in (place / "speeches.jsonl").read_text(encoding="utf-8")
+    assert all(b"rosa@" not in path.read_bytes() for path in place.parent.rglob("*") if path.is_file())

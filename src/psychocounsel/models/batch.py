@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Request
 from psychocounsel.models.openai_api import FILTER_CODES, FILTERED, OpenAIModel, chat_body
+from psychocounsel.models.remote import Remote
 from psychocounsel.models.store import CallStore
 from psychocounsel.records import read_rows
 
 MOST_LINES = 50_000
 MOST_BYTES = 190_000_000  # the service takes 200 MB
+ROWS_PER_COMMIT = 1000
 ENDPOINT = "/v1/chat/completions"
 Planned = tuple[ChatModel, Request]
 
@@ -27,10 +29,11 @@ Planned = tuple[ChatModel, Request]
 def export_calls(planned: Iterable[Planned], store: CallStore, folder: Path, stage: str) -> dict[Path, int]:
     """Write every planned call that the store does not hold yet, one set of files per model. Returns lines by file.
 
-    Files are written beside their names and renamed when complete. Raises UserError for models that no batch serves.
+    Files are written beside their names and renamed when complete; those of an earlier export of this stage are
+    replaced, so that nothing in the folder is sent twice. Raises UserError for models that no batch serves.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    open_files: dict[str, TextIO] = {}
+    open_files: dict[str, BinaryIO] = {}
     written: dict[str, list[int]] = {}
     lines: dict[Path, int] = {}
     seen: set[str] = set()
@@ -49,46 +52,79 @@ def export_calls(planned: Iterable[Planned], store: CallStore, folder: Path, sta
             if key in seen or store.find(key) is not None:
                 continue
             seen.add(key)
-            line = _line(key, model, request)
+            line = _line(key, model, request).encode()
             name = _file_name(stage, model)
             if name in written and (written[name][0] >= MOST_LINES or written[name][1] + len(line) > MOST_BYTES):
                 close(name)
             if name not in open_files:
                 number = 1 + sum(path.name.startswith(f"{name}-") for path in lines)
                 path = folder / f"{name}-{number:03d}.jsonl.part"
-                open_files[name] = path.open("w", encoding="utf-8")
+                open_files[name] = path.open("wb")
                 written[name] = [0, 0]
             open_files[name].write(line)
-            written[name] = [written[name][0] + 1, written[name][1] + len(line.encode())]
+            written[name] = [written[name][0] + 1, written[name][1] + len(line)]
         for name in list(open_files):
             close(name)
     finally:
         for file in open_files.values():
             file.close()
+    for path in folder.glob(f"{stage}-*-[0-9][0-9][0-9].jsonl"):
+        if path not in lines and _is_export(path):
+            path.unlink()
     return lines
 
 
-def import_calls(planned: Iterable[Planned], store: CallStore, paths: Iterable[Path]) -> Counter[str]:
+def import_calls(planned: Iterable[Planned], store: CallStore, paths: Sequence[Path]) -> Counter[str]:
     """Put the results of batch files into the store. Counts: stored, known before, failed, unreadable, not of this
     stage. Failed and unreadable ones are asked again by the next run."""
-    expected = {request.key(model.kind, model.name): (model, request) for model, request in planned}
+    given = {key for path in paths for key in _keys(path)}
+    open_calls: dict[str, ChatModel] = {}
+    known: set[str] = set()
+    for model, request in planned:
+        key = request.key(model.kind, model.name)
+        if key not in given or key in open_calls:
+            continue
+        if store.find(key) is not None:
+            known.add(key)
+            continue
+        open_calls[key] = model
+        store.begin(key, model, request)
+        _flush_now_and_then(store, len(open_calls))
     counts: Counter[str] = Counter()
     for path in paths:
         for number, row in read_rows(path):
-            key = row.get("custom_id")
-            if not isinstance(key, str):
+            name = row.get("custom_id")
+            if not isinstance(name, str):
                 raise UserError(f"{path}:{number}: no 'custom_id'; name a results file of a batch")
-            if key not in expected:
-                counts["not of this stage"] += 1
-            elif store.find(key) is not None:
+            if name in known:
                 counts["known before"] += 1
+            elif name not in open_calls:
+                counts["not of this stage"] += 1
             else:
-                counts[_import_one(key, *expected[key], row, store)] += 1
-                store.flush()
+                outcome = _import_one(name, open_calls[name], row, store)
+                counts[outcome] += 1
+                if outcome == "stored":
+                    known.add(name)
+                    _flush_now_and_then(store, counts["stored"])
     return counts
 
 
-def _import_one(key: str, model: ChatModel, request: Request, row: Mapping[str, Any], store: CallStore) -> str:
+def _keys(path: Path) -> Iterator[str]:
+    """The keys of a results file up to its first broken line, which is told when the file itself is imported."""
+    try:
+        for _, row in read_rows(path):
+            if isinstance(row.get("custom_id"), str):
+                yield row["custom_id"]
+    except UserError:
+        return
+
+
+def _flush_now_and_then(store: CallStore, count: int) -> None:
+    if count % ROWS_PER_COMMIT == 0:
+        store.flush()
+
+
+def _import_one(key: str, model: ChatModel, row: Mapping[str, Any], store: CallStore) -> str:
     response = row.get("response")
     response = response if isinstance(response, dict) else {}
     body = response.get("body")
@@ -103,7 +139,6 @@ def _import_one(key: str, model: ChatModel, request: Request, row: Mapping[str, 
         completion = model.read(raw)
     except UserError:
         return "unreadable"
-    store.begin(key, model, request)
     cost = store.budget.settle(model, completion) if store.budget else None
     store.finish(key, raw, completion, cost)
     return "stored"
@@ -114,14 +149,28 @@ def _line(key: str, model: ChatModel, request: Request) -> str:
         raise UserError(f"{model.name}: batch files are for openai:MODEL and http://HOST/v1#MODEL only")
     if request.form == "decision":
         raise UserError(f"{model.name}: decisions cannot be asked in a batch file; set ratings.answer to 'schema'")
-    body = chat_body(model.model, request)
-    return json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}, ensure_ascii=False) + "\n"
+    body = model.fitted(chat_body(model.model, request))
+    return json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}) + "\n"
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file holds requests. A results file of the same name form stays."""
+    try:
+        _, first = next(read_rows(path))
+    except (UserError, StopIteration):
+        return False
+    return first.get("url") == ENDPOINT and "body" in first
 
 
 def _file_name(stage: str, model: ChatModel) -> str:
     return f"{stage}-{re.sub(r'[^A-Za-z0-9.-]+', '-', model.name).strip('-')}"
 
 
-def remote_only(planned: Iterable[Planned]) -> Iterator[Planned]:
-    """The calls of models that a batch could serve; recorded and local ones answer at once anyway."""
-    return ((model, request) for model, request in planned if isinstance(model, OpenAIModel))
+def batched_only(planned: Iterable[Planned], left: set[str]) -> Iterator[Planned]:
+    """The calls of models that a batch can serve. Names of other remote ones go into `left`: the stage asks those
+    itself. Recorded and local ones answer at once anyway."""
+    for model, request in planned:
+        if isinstance(model, OpenAIModel):
+            yield model, request
+        elif isinstance(model, Remote):
+            left.add(model.name)

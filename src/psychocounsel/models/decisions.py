@@ -48,7 +48,9 @@ def read_decision(raw: str) -> Completion:
     body = json.loads(raw)
     answers = body["answers"]
     named = answers.items() if isinstance(answers, dict) else [(answer["name"], answer) for answer in answers]
-    levels = {str(name): _distribution(answer) for name, answer in named if answer.get("type") != "refusal"}
+    levels = {name: _distribution(answer) for name, answer in named if answer.get("type") != "refusal"}
+    if not all(isinstance(name, str) for name in levels):
+        raise ValueError("an answer without the name of its question")
     usage = body.get("usage") or {}
     return Completion(
         text="",

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from psychocounsel.models.chat import Completion, Request
+from psychocounsel.models.control_tokens import control_tokens, plain_messages
 
 
 class LocalModel:
@@ -22,17 +23,21 @@ class LocalModel:
     def can_answer(self, request: Request) -> bool:
         return True
 
+    def prompt(self, request: Request) -> Any:
+        """The encoded prompt, `input_ids` of shape (1, tokens). Control tokens in it come from the template alone."""
+        tokenizer, _ = self._load()
+        return tokenizer.apply_chat_template(
+            plain_messages(request.messages, control_tokens(tokenizer)),
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+
     async def send(self, request: Request) -> str:
         import torch
 
-        from psychocounsel.models.weights import load_policy
-
-        if self.loaded is None:
-            self.loaded = load_policy(self.path)
-        tokenizer, model = self.loaded
-        inputs = tokenizer.apply_chat_template(
-            list(request.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(model.device)
+        tokenizer, model = self._load()
+        inputs = self.prompt(request).to(model.device)
         temperature = float(request.sampling.get("temperature", 0.0))
         torch.manual_seed(int(request.key(self.kind, self.name)[:8], 16))  # the same request gives the same reply
         with torch.inference_mode():
@@ -52,3 +57,10 @@ class LocalModel:
 
     def read(self, raw: str) -> Completion:
         return Completion.model_validate_json(raw)
+
+    def _load(self) -> tuple[Any, Any]:
+        from psychocounsel.models.weights import load_policy
+
+        if self.loaded is None:
+            self.loaded = load_policy(self.path)
+        return self.loaded

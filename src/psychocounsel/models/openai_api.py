@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import Completion, Request, TryAgain
-from psychocounsel.models.decisions import Wire, decision_body, read_decision
-from psychocounsel.models.remote import LOST, Remote, key_from
+from psychocounsel.models.decisions import WIRES, Wire, decision_body, read_decision
+from psychocounsel.models.remote import LOST, Refused, Remote, key_from
 from psychocounsel.recipe import ModelsTable
 from psychocounsel.records import Finish
 
@@ -29,8 +30,9 @@ class OpenAIModel(Remote):
     def __init__(self, name: str, url: str | None, model: str, table: ModelsTable | None = None) -> None:
         super().__init__(name, url or "openai", url or OPENAI_URL, table or ModelsTable())
         self.model = model
-        self.wire: Wire = "systemone"
-        self.limit_name = "max_tokens"
+        self.wire: Wire | None = None
+        self.limit_name = "max_tokens" if url else "max_completion_tokens"  # OpenAI's reasoning models know no other
+        self.no_temperature = False
         variable = "PSYCHOCOUNSEL_API_KEY" if url else "OPENAI_API_KEY"
         self._key = os.environ.get(variable) or NO_KEY if url else key_from(variable, name)
 
@@ -62,29 +64,60 @@ class OpenAIModel(Remote):
     async def send(self, request: Request) -> str:
         """The raw JSON body of the answer of one attempt."""
         if request.form == "decision":
-            return await self.post(f"/{self.wire}", decision_body(self.wire, self.model, request))
-        body = chat_body(self.model, request)
-        if self.limit_name not in body and "max_tokens" in body:
-            body[self.limit_name] = body.pop("max_tokens")
-        return await self.post("/chat/completions", body)
+            return await self._decide(request)
+        return await self.post("/chat/completions", chat_body(self.model, request))
+
+    async def _decide(self, request: Request) -> str:
+        """By the wire form that is known (capabilities.py), else by the first whose path is known there."""
+        for wire in (self.wire,) if self.wire else WIRES:
+            try:
+                raw = await self.post(f"/{wire}", decision_body(wire, self.model, request))
+            except Refused as error:
+                if error.status in (404, 405) and wire not in (self.wire, WIRES[-1]):
+                    continue
+                raise
+            self.wire = wire
+            return raw
+        raise AssertionError("unreachable")
+
+    def fitted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A chat body in the words this model knows."""
+        fitted = {self.limit_name if name == "max_tokens" else name: value for name, value in body.items()}
+        if self.no_temperature:
+            fitted.pop("temperature", None)
+        return fitted
 
     async def post(self, path: str, body: dict[str, Any]) -> str:
-        """POST a JSON body, give back the raw text. Raises TryAgain or UserError by what went wrong."""
+        """POST a JSON body, give back the raw text. Raises TryAgain or Refused by what went wrong."""
         import openai
 
         try:
-            reply = await self.client().post(path, body=body, cast_to=openai.HttpxBinaryResponseContent)
+            sent = self.fitted(body)
+            reply = await self.client().post(path, body=sent, cast_to=openai.HttpxBinaryResponseContent)
             return str(reply.response.content.decode("utf-8", "replace"))
         except openai.APIStatusError as error:
             if error.code in FILTER_CODES:
                 return FILTERED  # the prompt was filtered: a result to keep and count, not a failure
-            if error.param == "max_tokens" and self.limit_name == "max_tokens":
-                self.limit_name = "max_completion_tokens"  # newer OpenAI models know only this name
-                raise TryAgain("max_tokens has another name there") from error
+            if self._learnt(error, sent):
+                return await self.post(path, body)
             retry_after = error.response.headers.get("retry-after")
             raise self.trouble(error.status_code, error.code, _short(error), retry_after) from error
         except openai.APIConnectionError as error:
             raise TryAgain("no connection") from error
+
+    def _learnt(self, error: Any, sent: dict[str, Any]) -> bool:
+        """Whether the refusal tells how to ask: reasoning models rename the limit and take no temperature."""
+        if error.status_code != 400 or not isinstance(error.param, str) or error.param not in sent:
+            return False
+        if error.param == "max_tokens":
+            self.limit_name = "max_completion_tokens"
+        elif error.param == "temperature" and error.code in ("unsupported_parameter", "unsupported_value"):
+            if not self.no_temperature:
+                print(f"{self.name}: takes no temperature and is asked without one", file=sys.stderr)
+            self.no_temperature = True
+        else:
+            return False
+        return True
 
     def read(self, raw: str) -> Completion:
         """A Completion of a raw body; fields a server left out or broke are errors with a name."""

@@ -164,8 +164,8 @@ class Budget:
 def _private(url: str) -> bool:
     """Whether a URL leads to this machine or a private network: servers of one's own cost nothing per token."""
     host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith((".local", ".internal")):
-        return True
+    if host.endswith((".local", ".internal")) or (host and "." not in host and ":" not in host):
+        return True  # a name without a dot, such as localhost, is never public
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:

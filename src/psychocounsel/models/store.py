@@ -29,6 +29,10 @@ CREATE TABLE IF NOT EXISTS calls (
   status TEXT NOT NULL CHECK (status IN ('pending', 'done')), raw TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS endpoints (id TEXT PRIMARY KEY, found TEXT NOT NULL) WITHOUT ROWID;
 """
+OLD_AS_NEW = """
+CREATE TEMP VIEW calls AS SELECT *, 0 AS tokens_in, 0 AS tokens_out, NULL AS cost FROM main.calls;
+CREATE TEMP TABLE endpoints (id TEXT, found TEXT);
+"""
 SINCE_1 = ("tokens_in INTEGER NOT NULL DEFAULT 0", "tokens_out INTEGER NOT NULL DEFAULT 0", "cost REAL")
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -53,36 +57,44 @@ class CallStore:
         try:
             if read_only:
                 self.reader = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+                missing = self._missing(self.reader)
                 self.reader.execute("SELECT 1 FROM calls LIMIT 1")
+                if missing:  # an earlier version, read as if it were this one
+                    self.reader.executescript(OLD_AS_NEW)
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            missing = self._missing(self.connection)
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=FULL")
-            self._prepare()
+            self.connection.executescript(TABLES)
+            for column in missing:
+                self.connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
+            self.connection.execute(f"PRAGMA user_version = {VERSION}")
             self.reader = sqlite3.connect(path, isolation_level=None)  # never waits for the disk, sees whole commits
         except (sqlite3.Error, OSError) as error:
             self._close()
             raise UserError(
                 f"{path}: cannot be used as a call store ({error}); is it damaged, or the disk full?"
             ) from error
-
-    def _prepare(self) -> None:
-        """Make the tables, or bring those of an earlier version up to this one. Raises UserError for a later one."""
-        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
+        except UserError:
             self._close()
+            raise
+
+    def _missing(self, connection: sqlite3.Connection) -> list[str]:
+        """The columns that an earlier version's file has not. Raises UserError for a later one and for other files."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+        present = {row[1] for row in connection.execute("PRAGMA table_info(calls)")}
+        if tables and not present >= {"id", "kind", "model", "request", "status", "raw"}:
+            raise UserError(f"{self.path}: a database of something else, no call store; name another file")
+        if version > VERSION:
             raise UserError(
                 f"{self.path}: made by a later version of psychocounsel (store version {version}, this one knows "
                 f"{VERSION}); update the package, or start a run with another name"
             )
-        self.connection.executescript(TABLES)
-        present = {row[1] for row in self.connection.execute("PRAGMA table_info(calls)")}
-        for column in SINCE_1:
-            if column.split()[0] not in present:
-                self.connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
-        self.connection.execute(f"PRAGMA user_version = {VERSION}")
+        return [column for column in SINCE_1 if column.split()[0] not in present]
 
     def __enter__(self) -> CallStore:
         return self
@@ -141,15 +153,22 @@ class CallStore:
         await asyncio.shield(self._saving)
 
     async def _save(self) -> None:
-        await asyncio.sleep(0)  # let the calls that are ready in this turn of the loop join
-        rows, self._saving = self._take(), None
+        try:
+            await asyncio.sleep(0)  # let the calls that are ready in this turn of the loop join
+        finally:
+            self._saving = None
+        rows = self._take()
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, "call-store")
         await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, rows)
 
     def flush(self) -> None:
         """Put everything noted so far on the disk, now."""
-        self._commit(self._take())
+        rows = self._take()
+        if self._writer is None:
+            self._commit(rows)
+        else:  # after what is being written there
+            self._writer.submit(self._commit, rows).result()
 
     def _take(self) -> list[Statement]:
         rows, self._queue = self._queue, []
@@ -163,10 +182,10 @@ class CallStore:
                 self.connection.execute("BEGIN IMMEDIATE")
                 for query, values in rows:
                     self.connection.execute(query, values)
-        except sqlite3.OperationalError as error:
-            raise UserError(
-                f"{self.path}: cannot write ({error}); free some disk space, then run the same command"
-            ) from error
+        except sqlite3.Error as error:
+            full = isinstance(error, sqlite3.OperationalError)
+            remedy = "free some disk space" if full else "put a copy from before the damage in its place"
+            raise UserError(f"{self.path}: cannot write ({error}); {remedy}, then run the same command") from error
 
     def keep(self, sending: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
         """Send in a task of its own, known to the store until it is done."""

@@ -22,6 +22,7 @@ class VllmModel:
     def __init__(self, path: str) -> None:
         self.name, self.path = f"vllm:{path}", path
         self.waiting: list[tuple[Request, asyncio.Future[str]]] = []
+        self._answering: asyncio.Task[None] | None = None
         self._engine: Any = None
 
     def can_answer(self, request: Request) -> bool:
@@ -31,27 +32,35 @@ class VllmModel:
         """The answer and its counts as JSON."""
         place: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.waiting.append((request, place))
-        if len(self.waiting) == 1:
-            await asyncio.sleep(GATHER_S)
-            batch, self.waiting = self.waiting, []
-            try:
-                answers = await asyncio.to_thread(self._answer, [question for question, _ in batch])
-            except BaseException as error:
-                for _, waiting in batch:
-                    if not waiting.done():
-                        waiting.set_exception(error)
-            else:
-                for (_, waiting), answer in zip(batch, answers, strict=True):
-                    if not waiting.done():
-                        waiting.set_result(answer)
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer_all())
         return await place
+
+    async def _answer_all(self) -> None:
+        """Batch after batch until nobody waits; one at a time, because the engine is one and no thread may share it."""
+        while self.waiting:
+            await asyncio.sleep(GATHER_S)
+            batch, self.waiting = [(ask, place) for ask, place in self.waiting if not place.done()], []
+            try:
+                answers = await asyncio.to_thread(self._answer, [request for request, _ in batch])
+            except Exception as error:
+                for _, place in batch:
+                    if not place.done():
+                        place.set_exception(error)
+            else:
+                for (_, place), answer in zip(batch, answers, strict=True):
+                    if not place.done():
+                        place.set_result(answer)
 
     def _answer(self, requests: list[Request]) -> list[str]:
         if self._engine is None:
             self._engine = _load(self.path)
         settings = [_sampling(request, self.kind, self.name) for request in requests]
         talks = [list(request.messages) for request in requests]
-        return [_body(output) for output in self._engine.chat(talks, settings, use_tqdm=False)]
+        try:
+            return [_body(output) for output in self._engine.chat(talks, settings, use_tqdm=False)]
+        except ValueError as error:  # its words may repeat the client's
+            raise UserError(f"{self.name}: vLLM refuses a batch; is a text longer than the model's context?") from error
 
     def read(self, raw: str) -> Completion:
         return Completion.model_validate_json(raw)
@@ -70,11 +79,12 @@ def _sampling(request: Request, kind: str, name: str) -> Any:
     from vllm.sampling_params import StructuredOutputsParams
 
     schema = request.answer_schema
+    form = {"json": schema} if schema else {"json_object": True} if request.form == "json" else None
     return SamplingParams(
         temperature=float(request.sampling.get("temperature", 0.0)),
         max_tokens=int(request.sampling.get("max_tokens", 512)),
         seed=int(request.key(kind, name)[:8], 16),  # the same request gives the same reply
-        structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
+        structured_outputs=StructuredOutputsParams(**form) if form else None,
     )
 
 

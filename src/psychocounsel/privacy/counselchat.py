@@ -15,6 +15,7 @@ PERSON_COLUMNS = ("therapistInfo", "therapistURL")
 ANSWER_COLUMNS = ("questionID", "answerText", *PERSON_COLUMNS)
 LOCATION = re.compile(r"(?:https?://|www\.)[^\s,;]+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|info|ca)\b", re.I)
 MARK = re.compile(r",|\s[-–|]|-\s|\s{2,}")
+CUT = re.compile(r"[^\x00-\x7f]+[^\W\d_A-Z]*")
 TITLE = re.compile(r"[\W_]{0,4}(?:(?:dr|ms|mr|mrs)\.? )?")
 
 
@@ -69,7 +70,8 @@ def split_info(info: str, url: str) -> tuple[str, str]:
             break
         place += len(part)
         if not info[place : place + 1].isascii():
-            place += len(re.split(r"[\W_]", info[place:], maxsplit=1)[0])  # the URL was cut at a letter with an accent
+            cut = CUT.match(info, place)  # the URL breaks at a letter with an accent
+            place = cut.end() if cut else place
         last = place
     head = info[:last] if last else MARK.split(info)[0]
     return MARK.split(head)[0].strip(), info[len(head) :].lstrip(" ,-")

@@ -38,7 +38,10 @@ def settle(text: str, findings: Iterable[Finding]) -> list[Finding]:
         for start, end in _free(taken, finding.start, finding.end):
             if (start, end) != (finding.start, finding.end):
                 start, end = _trim(text, start, end)
-            if any(character.isalnum() for character in text[start:end]):
+            torn = (
+                start > finding.start and text[start - 1].isalnum() and finding.type == "NAME"
+            )  # "LowThe", less "Low"
+            if not torn and any(character.isalnum() for character in text[start:end]):
                 kept.append(Finding(start, end, finding.type, finding.known))
         taken[finding.start : finding.end] = b"\x01" * (finding.end - finding.start)
     return sorted(kept)

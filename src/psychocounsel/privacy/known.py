@@ -6,12 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 
 from psychocounsel.privacy.addresses import URL, host_of
 from psychocounsel.privacy.credentials import starts_credentials
 from psychocounsel.privacy.findings import Finding
 from psychocounsel.privacy.words import Words, fold, lexicon, word_list
 
+Entry = tuple[re.Pattern[str], str, bool]  # the value, its type, whether its last part is short
 GAP = r"[\W_]{0,3}"
 INITIAL = rf"{GAP}(?:[a-z]\b{GAP})?"  # a middle initial the list does not have
 START = 3  # letters by which an entry is looked up
@@ -29,7 +31,7 @@ class Known:
     """
 
     def __init__(self, values: Iterable[str]) -> None:
-        self.entries: dict[str, list[tuple[re.Pattern[str], str, bool]]] = defaultdict(list)
+        self.entries: dict[str, list[Entry]] = defaultdict(list)
         self.family: set[str] = set()
         given: set[str] = set()
         for value in sorted({" ".join(value.split()) for value in values}):
@@ -68,12 +70,16 @@ class Known:
             return
         text, folded = words.text, words.folded
         for start in _starts(text):
-            for pattern, kind, short in self.entries.get(folded[start : start + START], ()):
+            for pattern, kind, short in self._at(folded, start):
                 match = pattern.match(folded, start)
                 if match and _ends(text, match.end(), kind, short):
                     yield Finding(start, match.end(), kind, known=True)
         yield from self._addresses(text)
         yield from self._titled(words)
+
+    def _at(self, folded: str, start: int) -> Iterator[Entry]:
+        """Entries that may begin at a place, by their first letters (a short first name has fewer)."""
+        return chain.from_iterable(self.entries.get(folded[start : start + n], ()) for n in range(START, 0, -1))
 
     def _addresses(self, text: str) -> Iterator[Finding]:
         """The whole of a URL that holds a known name or host."""

@@ -77,7 +77,10 @@ def _goes_on(words: Words, k: int) -> bool:
     """May word k be a further part of a name? A family name may be an everyday word (Stone) behind a given name."""
     if words.heading(k) or words.low[k] in lexicon("openings") or words.low[k] in lexicon("never"):
         return words.strength(k) == STRONG
-    return words.strength(k) > NO or (words.strength(k - 1) > NO and not words.shouted(k) and len(words.low[k]) > 2)
+    if words.strength(k) > NO:
+        return True
+    behind = words.strength(k - 1) > NO or words.end[k - 1] - words.start[k - 1] == 1  # a name or an initial
+    return behind and not words.shouted(k) and len(words.low[k]) > 2
 
 
 def _capital_name(words: Words, i: int, everyday: bool = False) -> Span:
@@ -232,8 +235,10 @@ def _bare(words: Words, i: int) -> Span:
     # "Grace Okafor": a name that is also a word counts when a word that can only be a family name follows.
     if words.strength(i) == PERHAPS and words.low[i] in word_list("both"):
         span = _read(words, i, PERHAPS)
-        if span and span[1] > i and words.strength(span[1]) == STRONG and not words.first(i):
-            return span
+        if span and span[1] > i:
+            last = words.strength(span[1])
+            rare = last == PERHAPS and words.low[span[1]] not in word_list("both")
+            return span if rare or (last == STRONG and not words.first(i)) else None
     return None
 
 

@@ -10,6 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*")
+SMALL = frozenset(
+    ["and", "the", "for", "but", "nor", "not", "with", "from", "into", "over", "than", "that", "when", "are"]
+)
 HEADING_WORDS = 4  # everyday words with a capital, and none without, that make a line a heading
 STRONG, PERHAPS, NO = 2, 1, 0
 
@@ -124,14 +127,18 @@ class Words:
             return NO
         return PERHAPS if self.capital(i) and "'" not in low[2:] else NO
 
+    def _tells(self, k: int) -> bool:
+        """Does the capital of word k say whether the line is a heading?"""
+        return len(self.low[k]) > 2 and self.low[k] in word_list("words") and self.low[k] not in SMALL
+
     def _find_headings(self) -> list[bool]:
-        """In a heading capitals mean nothing. Short words (and, of, the) may be small there."""
+        """In a heading capitals mean nothing. Joining words (and, of, the) may be small there."""
         heading: list[bool] = []
         line: list[int] = []
         for i in range(len(self)):
             line.append(i)
             if i + 1 == len(self) or "\n" in self.text[self.end[i] : self.start[i + 1]]:
-                long = [k for k in line if len(self.low[k]) > 3 and self.low[k] in word_list("words")]
+                long = [k for k in line if self._tells(k)]
                 found = len(long) >= HEADING_WORDS and all(self.capital(k) for k in long)
                 heading += [found] * len(line)
                 line = []

@@ -92,7 +92,7 @@ def _told(facts: Facts) -> dict[str, Any]:
         "agreement": {**every.get("principles", {}), **overall} if facts.agreement.get("doubly_rated") else {},
         "probes": list(_probed(facts.probes)),
         "mode": (settings["speeches"].get("privacy") or {}).get("mode", "off"),
-        "privacy": figure_rows(facts.privacy),
+        "found": list(_personal(facts.privacy)),
         "dropped": counts["speeches"].get("dropped", {}),
         "leakage": figure_rows(facts.leakage),
     }
@@ -107,6 +107,13 @@ def _probed(probes: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                 inner = inner.get(part) if isinstance(inner, Mapping) else None
             for name, text in figure_rows(inner, path):
                 yield published_name(judge), name, text
+
+
+def _personal(privacy: Mapping[str, Any]) -> Iterator[tuple[str, int, Any, Any]]:
+    """(kind, found, recall, expected misses) of every kind of personal data that was found or can be missed."""
+    found, recall, missed = (privacy.get(key) or {} for key in ("found", "recall_on_planted", "expected_misses"))
+    for kind in sorted({*found, *recall}):
+        yield kind, found.get(kind, 0), recall.get(kind), missed.get(kind)
 
 
 def front_matter(facts: Facts) -> dict[str, Any]:

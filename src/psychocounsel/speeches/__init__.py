@@ -85,7 +85,7 @@ def _clustered(kept: Sequence[Speech], table: SpeechesTable, engine: Engine) -> 
         from psychocounsel.speeches.semantic import semantic_clusters
 
         first = [position for position in range(len(kept)) if position not in clusters.duplicate_of]
-        pairs = semantic_clusters([texts[position] for position in first], table.encoder, table.semantic)
+        pairs = semantic_clusters([texts[position] for position in first], table.encoder, table.semantic, engine=engine)
         clusters = merged(clusters, [(first[one], first[other], cosine) for one, other, cosine in pairs])
     unique, dropped = [], []
     for position, speech in enumerate(kept):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from psychocounsel.engine import HERE, Engine
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import device
-from psychocounsel.progress import progress
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +22,7 @@ BLOCK = 1024  # rows of embeddings compared at once with so many others
 
 
 def semantic_clusters(
-    texts: Sequence[str], encoder: str, join_at: float, batch: int = 32
+    texts: Sequence[str], encoder: str, join_at: float, batch: int = 32, engine: Engine = HERE
 ) -> list[tuple[int, int, float]]:
     """Pairs (first, second, cosine), first < second, that join all texts linked by cosines of `join_at` or more.
 
@@ -28,7 +32,8 @@ def semantic_clusters(
     """
     if len(texts) < 2:
         return []
-    vectors = embed(texts, encoder, batch)
+    rows = engine.map("embeddings", partial(_embedded, encoder=encoder, batch=batch), texts)
+    vectors = np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(texts), -1)
     root = list(range(len(texts)))
 
     def find(i: int) -> int:
@@ -46,6 +51,10 @@ def semantic_clusters(
     return pairs
 
 
+def _embedded(texts: Sequence[str], encoder: str, batch: int) -> list[bytes]:
+    return [row.tobytes() for row in embed(texts, encoder, batch).numpy().astype("<f4")]
+
+
 def embed(texts: Sequence[str], encoder: str, batch: int = 32) -> torch.Tensor:
     """Embeddings of shape (texts, width): last hidden states averaged over a text's tokens, of length 1; float32.
 
@@ -58,7 +67,7 @@ def embed(texts: Sequence[str], encoder: str, batch: int = 32) -> torch.Tensor:
     most = _most_tokens(tokenizer, model.config)
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))  # batches of one length waste no padding
     vectors = torch.zeros(len(texts), int(model.config.hidden_size))
-    with progress("embeddings", len(texts)) as advance, torch.inference_mode():
+    with torch.inference_mode():
         for start in range(0, len(texts), batch):
             rows = order[start : start + batch]
             tokens = tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=most,
@@ -67,17 +76,18 @@ def embed(texts: Sequence[str], encoder: str, batch: int = 32) -> torch.Tensor:
             mask = tokens["attention_mask"].unsqueeze(-1)
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             vectors[rows] = normalize(mean, dim=1).cpu()
-            advance(len(rows))
     if not bool(torch.isfinite(vectors).all()):
         raise UserError(f"speeches.encoder: {encoder} gives embeddings that are not finite; use another encoder")
     return vectors
 
 
-def _alike(vectors: torch.Tensor, join_at: float, find: Callable[[int], int]) -> Iterator[tuple[int, int, float]]:
+def _alike(
+    embeddings: NDArray[np.float32], join_at: float, find: Callable[[int], int]
+) -> Iterator[tuple[int, int, float]]:
     """(first, second, cosine) of pairs at or above `join_at`, block by block; what `find` has joined is passed over."""
     import torch
 
-    vectors = vectors.to(device())
+    vectors = torch.from_numpy(embeddings.copy()).to(device())
     for low in range(0, len(vectors), BLOCK):
         one = vectors[low : low + BLOCK]
         for start in range(low, len(vectors), BLOCK):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
+from psychocounsel.models.control_tokens import control_tokens, plain_messages
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.records import Speech, content_id
 
@@ -48,17 +49,16 @@ class Batch:
 class Encoder:
     """Encodes dialogues with one tokenizer. Counts what had to be cut.
 
-    Special tokens that a text spells out are taken apart: a client or a reply can neither end nor open a turn.
+    Control tokens that a text spells out are taken apart: a client or a reply can neither end nor open a turn.
     """
 
     tokenizer: Any
     max_length: int
     truncated: int = 0
-    special: list[str] = field(init=False)
+    control: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        added = self.tokenizer.added_tokens_decoder.values()
-        self.special = [token.content for token in added if token.special]
+        self.control = control_tokens(self.tokenizer)
 
     def prompt(self, speech: Speech) -> list[int]:
         """Token ids of a dialogue up to where the reply begins, cut from the start to leave room for a reply."""
@@ -95,14 +95,9 @@ class Encoder:
         return ids
 
     def _encode(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
-        plain = [{**message, "content": self._plain(message["content"])} for message in messages]
+        plain = plain_messages(messages, self.control)
         encoded = self.tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt)
         return list(encoded if isinstance(encoded, list) else encoded["input_ids"])
-
-    def _plain(self, text: str) -> str:
-        for token in self.special:
-            text = text.replace(token, f"{token[:1]} {token[1:]}")
-        return text
 
 
 def steps(
