@@ -31,6 +31,7 @@ ASKED = Request(
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
     monkeypatch.setattr(calls, "FIRST_WAIT_S", 0.01)
 
 
@@ -68,6 +69,7 @@ def test_a_dialogue_is_sent_with_its_system_text_apart_and_the_key_in_its_own_he
     assert headers["x-api-key"] == KEY
     assert headers["anthropic-version"] == "2023-06-01"
     assert "authorization" not in headers
+    assert "org-of-openai" not in headers.values()
     assert KEY not in json.dumps({name: value for name, value in headers.items() if name != "x-api-key"})
     assert (found.text, found.finish, found.tokens_in, found.tokens_out) == ("Hello.", "stop", 11, 4)
     assert again.cached

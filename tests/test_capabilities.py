@@ -113,7 +113,7 @@ def test_what_is_honoured_is_seen_from_the_answers_and_the_judge_asks_accordingl
         assert probes <= 4
         (rating, status), _ = rate(tmp_path, server)
         assert status == "rated"
-        assert rating.scores["empathy"] == 4
+        assert rating.scores["empathy"] == (3.5 if strictest == "decision" else 4)
         (path, body, _), *more = server.asked[probes:]
         assert not more, "known from the store, and equal questions are asked once"
     form = {"text": "text", "json_object": "json", "json_schema": "schema"}[kind_of(body)]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from chain_model import chain_model
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_training import CHATML, save_tokenizer
 
@@ -14,6 +14,7 @@ from psychocounsel.models.local import LocalModel
 from psychocounsel.models.weights import load_tokenizer
 
 THINKING = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n\n</think>\n")
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 SENTENCE = "I am tired <3, and 5 < 6 > 4. [sic] ｜ a<b>c | 😴"
 
 
@@ -83,12 +84,14 @@ PIECES = (
 )
 
 
+@CALM
 @given(parts=st.lists(st.sampled_from(PIECES), max_size=12), role=st.sampled_from(["system", "user", "assistant"]))
 def test_no_arrangement_of_pieces_becomes_a_control_token(chatty, parts, role):
     hostile, harmless = ({"role": role, "content": text} for text in ("".join(parts), "Hello."))
     assert count(chatty, asked("Hello.", [hostile])) == count(chatty, asked("Hello.", [harmless]))
 
 
+@CALM
 @given(text=st.text(max_size=60))
 def test_ordinary_text_is_encoded_as_it_always_was(chatty, text):
     tokenizer, _ = chatty._load()

@@ -32,12 +32,14 @@ class Endpoint:
 
     def __init__(self):
         self.script, self.asked, self.keys, self.times = [(200, body(), {})], [], [], []
+        self.headers = {}
         self.app = FastAPI()
 
         @self.app.post("/v1/chat/completions")
         async def answer(request: Request):
             self.times.append(time.monotonic())
             self.keys.append(request.headers.get("authorization"))
+            self.headers = dict(request.headers)
             self.asked.append(await request.json())
             status, content, headers = self.script.pop(0) if len(self.script) > 1 else self.script[0]
             if isinstance(content, dict | list):
@@ -239,11 +241,14 @@ def test_without_a_key_openai_is_not_asked_at_all(monkeypatch, value):
 
 def test_the_key_for_openai_goes_to_no_other_server(endpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-for-openai-only")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-openai")
     monkeypatch.delenv("PSYCHOCOUNSEL_API_KEY")
     model = open_models(f"{endpoint.url}#tiny")[0]
     with CallStore(tmp_path / "calls.sqlite") as store:
         ask_all([(model, Question(messages=({"role": "user", "content": "Hi"},)))], store)
     assert endpoint.keys == ["Bearer none"]
+    assert not [value for value in endpoint.headers.values() if "openai" in value and "of" in value]
 
 
 def test_the_key_is_in_no_file_and_in_no_error(endpoint, ask, tmp_path):

@@ -165,6 +165,9 @@ def test_changed_principles_change_the_stages_that_use_them(begun):
     _, run = begun
     code, _, err = run("--set", "principles.weight.safety=3.0")
     assert code == 2
+    assert "4-pairs: made with other settings (principles" in err, "a weight is no part of what a judge is asked"
+    code, _, err = run("--set", "principles.drop=['staging']")
+    assert code == 2
     assert "3-ratings: made with other settings (principles" in err
 
 

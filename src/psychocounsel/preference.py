@@ -102,6 +102,8 @@ def read_preferences(place: str) -> PreferenceSet:
         reader.read(named, rows, file_origin(path), "")
     else:
         for split, found in hub_rows(place).items():
+            if split not in SPLITS:  # whether it may be trained on, nobody can tell from its name
+                raise UserError(f"{place}: a split named '{split}'; the released set has {', '.join(SPLITS)}")
             reader.read(split, iter(found), hub_origin(place, found), LICENSES.get(place) or folder_license(place))
     if not reader.pairs:
         raise UserError(f"{place}: holds no preference rows")

@@ -17,7 +17,7 @@ from psychocounsel.records import Record, content_id, file_hash
 
 STAGES = ("speeches", "responses", "ratings", "pairs", "supervised", "reward", "policy", "evaluate", "publish")
 STARTED = "started.json"  # in a stage folder until its manifest stands: the settings it was begun with
-LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers", "tokenizers", "accelerate")
+LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "torch", "transformers", "tokenizers", "accelerate")
 
 
 class Manifest(Record):

@@ -7,6 +7,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import Completion, Request, TryAgain
+from psychocounsel.models.openai_api import OPENAI_HEADERS
 from psychocounsel.models.prices import DEFAULT_MAX_TOKENS
 from psychocounsel.models.remote import LOST, Remote, key_from
 from psychocounsel.recipe import ModelsTable
@@ -36,7 +37,7 @@ class AnthropicModel(Remote):
         import openai
 
         seconds = self.table.timeout
-        headers: dict[str, Any] = {"x-api-key": self._key, "anthropic-version": VERSION, "Authorization": openai.omit}
+        headers = {"x-api-key": self._key, "anthropic-version": VERSION}
         return openai.AsyncOpenAI(  # only its transport is used; the key goes into Anthropic's own header
             api_key="unused",
             base_url=self.url,
@@ -54,8 +55,12 @@ class AnthropicModel(Remote):
         import openai
 
         try:
-            body = message_body(self.model, request)
-            reply = await self.client().post("/messages", body=body, cast_to=openai.HttpxBinaryResponseContent)
+            reply = await self.client().post(
+                "/messages",
+                body=message_body(self.model, request),
+                options={"headers": dict.fromkeys(("Authorization", *OPENAI_HEADERS), openai.omit)},
+                cast_to=openai.HttpxBinaryResponseContent,
+            )
             return str(reply.response.content.decode("utf-8", "replace"))
         except openai.APIStatusError as error:
             kind = _error_type(error.body)

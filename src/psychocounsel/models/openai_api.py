@@ -19,6 +19,7 @@ FILTER_CODES = ("content_filter", "content_policy_violation")
 FILTERED = '{"choices": [{"finish_reason": "content_filter", "message": {"content": ""}}]}'
 FINISHES: dict[str | None, Finish] = {"length": "length", "content_filter": "filtered"}
 NO_KEY = "none"
+OPENAI_HEADERS = ("OpenAI-Organization", "OpenAI-Project")  # set from the environment by the SDK: for OpenAI alone
 
 
 class OpenAIModel(Remote):
@@ -55,6 +56,7 @@ class OpenAIModel(Remote):
             base_url=self.url,
             max_retries=0,
             timeout=seconds,
+            default_headers={} if self.url == OPENAI_URL else dict.fromkeys(OPENAI_HEADERS, openai.omit),
             http_client=openai.DefaultAioHttpClient(base_url=self.url, timeout=seconds),
         )
 

@@ -71,7 +71,8 @@ class CallStore:
             self.connection.executescript(TABLES)
             for column in missing:
                 self.connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
-            self.connection.execute(f"PRAGMA user_version = {VERSION}")
+            if self.connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
+                self.connection.execute(f"PRAGMA user_version = {VERSION}")
             self.reader = sqlite3.connect(path, isolation_level=None)  # never waits for the disk, sees whole commits
         except (sqlite3.Error, OSError) as error:
             self._close()
@@ -222,7 +223,7 @@ class CallStore:
 
 def _locked(path: Path) -> IO[str]:
     """The lock of a store; it goes with the process."""
-    file = path.with_name(path.name + ".lock").open("w")
+    file = path.with_name(path.name + ".lock").open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -38,6 +38,11 @@ def check_publish(table: PublishTable) -> None:
 
 def publish(run: Run, folder: Path) -> dict[str, Any]:
     """Write the set into `folder`, and push it where the recipe names a repository."""
+    if run.recipe.publish.hub and run.recipe.speeches.privacy.mode != "replace":
+        raise UserError(
+            'publish.hub: personal data were not replaced (speeches.privacy.mode is not "replace"); '
+            'replace them with --redo speeches, or set publish.hub = "" and answer for the folder yourself'
+        )
     counts = write_publication(run, folder)
     if run.recipe.publish.hub:
         print(f"publish: pushed to {push(folder, run.recipe.publish.hub)} (private if new)", file=sys.stderr)

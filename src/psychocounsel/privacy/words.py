@@ -11,8 +11,9 @@ from typing import Any
 
 WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*")
 SMALL = frozenset(
-    ["and", "the", "for", "but", "nor", "not", "with", "from", "into", "over", "than", "that", "when", "are"]
-)
+    ["a", "an", "and", "are", "as", "at", "but", "by", "for", "from", "if", "in", "into", "is", "not", "of", "on", "or",
+     "over", "than", "that", "the", "to", "when", "with"]
+)  # fmt: skip
 HEADING_WORDS = 4  # everyday words with a capital, and none without, that make a line a heading
 STRONG, PERHAPS, NO = 2, 1, 0
 
@@ -129,7 +130,7 @@ class Words:
 
     def _tells(self, k: int) -> bool:
         """Does the capital of word k say whether the line is a heading?"""
-        return len(self.low[k]) > 2 and self.low[k] in word_list("words") and self.low[k] not in SMALL
+        return self.low[k] in word_list("words") and self.low[k] not in SMALL
 
     def _find_headings(self) -> list[bool]:
         """In a heading capitals mean nothing. Joining words (and, of, the) may be small there."""
