@@ -50,7 +50,7 @@ def answered(path, line):
     if "response_format" in asked["body"]:
         text = json.dumps({name: {"reason": "seen", "score": 3} for name in PRINCIPLES})
     else:
-        text = f"Reply to {asked['body']['messages'][-1]['content'][:30]}"
+        text = f"{asked['body']['model']} says to {asked['body']['messages'][-1]['content'][:30]}"
     response = {"status_code": 200, "request_id": "r", "body": chat(text)}
     return {"id": "b", "custom_id": asked["custom_id"], "response": response, "error": None}
 
@@ -109,7 +109,7 @@ def test_a_line_for_openai_itself_names_the_limit_as_all_its_models_know_it(tmp_
 def test_from_files_to_finished_stages_without_one_call(tmp_path, recipe, cli):
     folder, runs = tmp_path / "out", tmp_path / "runs"
     for stage, count in (("responses", 8), ("ratings", 8)):
-        code, out, err = cli("batch", "export", recipe, folder, "--stage", stage, "--runs", runs)
+        code, out, err = cli("batch", "export", recipe, "--to", folder, "--stage", stage, "--runs", runs)
         assert code == 0, err
         paths = sorted(folder.glob(f"{stage}-*.jsonl"))
         assert sum(len(path.read_text().splitlines()) for path in paths) == count
@@ -121,7 +121,7 @@ def test_from_files_to_finished_stages_without_one_call(tmp_path, recipe, cli):
         assert code == 0, err
     counts = read_json(runs / "batched" / "3-ratings" / "manifest.json")["counts"]["judges"]
     assert counts[f"{URL}#fern"] == {"rated": 8}
-    code, out, _ = cli("batch", "export", recipe, folder, "--stage", "ratings", "--runs", runs)
+    code, out, _ = cli("batch", "export", recipe, "--to", folder, "--stage", "ratings", "--runs", runs)
     assert (code, out) == (0, "ratings: no call of this stage waits for a batch\n")
     assert not list(folder.glob("ratings-*.jsonl")), "the requests of the earlier export are answered"
     assert list(folder.glob("responses-*.jsonl")), "those of another stage are not touched"
@@ -135,18 +135,18 @@ def test_from_files_to_finished_stages_without_one_call(tmp_path, recipe, cli):
     ],
 )
 def test_what_cannot_be_exported_is_explained(tmp_path, recipe, cli, changes, says):
-    code, _, err = cli("batch", "export", recipe, tmp_path / "out", "--runs", tmp_path / "runs", *changes)
+    code, _, err = cli("batch", "export", recipe, "--to", tmp_path / "out", "--runs", tmp_path / "runs", *changes)
     assert code == 2
     assert says in err
 
 
 def test_an_automatic_form_of_answer_is_not_guessed(tmp_path, recipe, cli):
     folder, runs = tmp_path / "out", ("--runs", tmp_path / "runs")
-    cli("batch", "export", recipe, folder, "--stage", "responses", *runs)
+    cli("batch", "export", recipe, "--to", folder, "--stage", "responses", *runs)
     done = results(sorted(folder.glob("*.jsonl")), tmp_path / "results.jsonl")
     cli("batch", "import", recipe, done, "--stage", "responses", *runs)
     cli("responses", recipe, *runs)
-    code, _, err = cli("batch", "export", recipe, folder, "--stage", "ratings", "--set", "ratings.answer=auto", *runs)
+    code, _, err = cli("batch", "export", recipe, "--to", folder, "--stage", "ratings", "--set", "ratings.answer=auto", *runs)
     assert code == 2
     assert "ratings.answer=schema" in err
 
@@ -156,7 +156,7 @@ def test_a_judge_that_no_batch_serves_is_named_and_the_others_are_exported(tmp_p
     models = f'responses.models=["{URL}#reed", "anthropic:claude-x"]'
     runs = tmp_path / "runs"
     code, out, err = cli(
-        "batch", "export", recipe, tmp_path / "out", "--stage", "responses", "--runs", runs, "--set", models
+        "batch", "export", recipe, "--to", tmp_path / "out", "--stage", "responses", "--runs", runs, "--set", models
     )
     assert code == 0, err
     assert "4 calls" in out
@@ -184,7 +184,6 @@ def test_a_result_given_twice_is_stored_and_counted_once(tmp_path, store):
     (path,) = export_calls(planned(3), store, tmp_path, "responses")
     done = results([path], tmp_path / "results.jsonl")
     assert import_calls(planned(3), store, [done, done]) == {"stored": 3, "known before": 3}
-    store.flush()
     assert store.spent() == store.budget.spent == 3 * 7
 
 
@@ -223,7 +222,6 @@ def test_failed_lines_are_counted_and_asked_again_and_filtered_ones_are_results(
     }
     done = results([path], tmp_path / "results.jsonl", lambda number, row: row | bad.get(number, {}))
     assert import_calls(jobs, store, [done]) == {"stored": 3, "failed": 2, "unreadable": 1}
-    store.flush()
     assert sum(export_calls(jobs, store, tmp_path, "responses").values()) == 3
     finishes = [job[0].read(raw).finish for job in jobs if (raw := store.find(job[1].key(job[0].kind, job[0].name)))]
     assert sorted(finishes) == ["filtered", "stop", "stop"]
@@ -298,5 +296,4 @@ def test_what_a_batch_answered_is_what_a_call_would_have_stored(tmp_path):
         row = answered(path, path.read_text()) | {"response": {"status_code": 200, "body": chat("Same.")}}
         (tmp_path / "results.jsonl").write_text(json.dumps(row))
         import_calls([job], store, [tmp_path / "results.jsonl"])
-        store.flush()
         assert model.read(store.find(job[1].key(model.kind, model.name))).text == live[0].text == "Same."

@@ -106,6 +106,7 @@ def import_calls(planned: Iterable[Planned], store: CallStore, paths: Sequence[P
                 if outcome == "stored":
                     known.add(name)
                     _flush_now_and_then(store, counts["stored"])
+    store.flush()
     return counts
 
 

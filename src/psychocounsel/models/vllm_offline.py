@@ -8,6 +8,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import Completion, Request
+from psychocounsel.models.control_tokens import control_tokens, plain_messages
 
 GATHER_S = 0.05
 MOST_AT_ONCE = 512
@@ -56,7 +57,8 @@ class VllmModel:
         if self._engine is None:
             self._engine = _load(self.path)
         settings = [_sampling(request, self.kind, self.name) for request in requests]
-        talks = [list(request.messages) for request in requests]
+        control = control_tokens(self._engine.get_tokenizer())
+        talks = [plain_messages(request.messages, control) for request in requests]
         try:
             return [_body(output) for output in self._engine.chat(talks, settings, use_tqdm=False)]
         except ValueError as error:  # its words may repeat the client's
