@@ -95,7 +95,7 @@ class Server:
         if fault == "truncated":
             return await self.send(writer, 200, whole[: len(whole) // 2])
         if fault == "drip":
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(whole))
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(whole))
             for start in range(0, len(whole)):  # slower than any client's patience, though never silent for long
                 writer.write(whole[start : start + 1])
                 await writer.drain()

@@ -135,14 +135,19 @@ def test_an_overloaded_service_is_asked_again_a_few_times(tmp_path, step):
 @pytest.mark.parametrize("status", [400, 402, 403])
 def test_an_account_without_money_ends_the_run_at_once(tmp_path, status):
     with serving(script((status, trouble("billing_error"), {}))) as server:
-        with pytest.raises(UserError, match="anthropic:claude-x: .* the account has no money left"):
+        with pytest.raises(UserError, match=r"anthropic:claude-x: .* the account has no money left"):
             ask(tmp_path, server, ASKED)
         assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, "invalid_request_error"), (401, "authentication_error"), (404, "not_found_error"), (413, "request_too_large")],
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+    ],
 )
 def test_a_wrong_request_is_one_clear_error_without_the_words_of_the_server(tmp_path, status, kind):
     with serving(script((status, trouble(kind, f"messages: I lie awake, key {KEY}"), {}))) as server:
@@ -156,12 +161,15 @@ def test_a_wrong_request_is_one_clear_error_without_the_words_of_the_server(tmp_
 
 @pytest.mark.parametrize(
     "body",
-    ["", "not json", "[]", "null", "{}", '{"content": null}', '{"content": ["text"]}', '{"content": [{"type": "text"}]}',
-     '{"content": [{"type": "tool_use", "name": "answer"}]}', json.dumps(message())[:80],
-     '{"content": [], "usage": {"input_tokens": "many"}}'],
+    ["", "not json", "[]", "null", "{}", '{"content": null}', '{"content": ["text"]}',
+     '{"content": [{"type": "text"}]}', '{"content": [{"type": "tool_use", "name": "answer"}]}',
+     json.dumps(message())[:80], '{"content": [], "usage": {"input_tokens": "many"}}'],
 )  # fmt: skip
 def test_a_body_that_is_no_message_is_an_error_and_asked_again_later(tmp_path, body):
-    with serving(script((200, body, {}))) as server, pytest.raises(UserError, match="the server's reply is no Anthropic"):
+    with (
+        serving(script((200, body, {}))) as server,
+        pytest.raises(UserError, match="the server's reply is no Anthropic"),
+    ):
         ask(tmp_path, server, ASKED, attempts=2)
     with serving(script(message("Now."))) as server:
         assert ask(tmp_path / "b", server, ASKED)[0].text == "Now."

@@ -81,7 +81,10 @@ def recipe(tmp_path, cli):
 
 def test_a_line_is_what_the_batch_service_and_vllm_read(tmp_path, store):
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
-    job = (open_models(f"{URL}#tiny")[0], question("Hi", sampling={"temperature": 0.0, "max_tokens": 9}, answer_schema=schema))
+    job = (
+        open_models(f"{URL}#tiny")[0],
+        question("Hi", sampling={"temperature": 0.0, "max_tokens": 9}, answer_schema=schema),
+    )
     (path,) = export_calls([job], store, tmp_path / "out", "ratings")
     assert path.name == "ratings-http-127.0.0.1-9-v1-tiny-001.jsonl"
     assert json.loads(path.read_text()) == {
@@ -90,7 +93,9 @@ def test_a_line_is_what_the_batch_service_and_vllm_read(tmp_path, store):
         "url": "/v1/chat/completions",
         "body": {
             "model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0.0, "max_tokens": 9,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}},
+            "response_format": {
+                "type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}
+            },
         },
     }  # fmt: skip
 
@@ -146,7 +151,9 @@ def test_an_automatic_form_of_answer_is_not_guessed(tmp_path, recipe, cli):
     done = results(sorted(folder.glob("*.jsonl")), tmp_path / "results.jsonl")
     cli("batch", "import", recipe, done, "--stage", "responses", *runs)
     cli("responses", recipe, *runs)
-    code, _, err = cli("batch", "export", recipe, "--to", folder, "--stage", "ratings", "--set", "ratings.answer=auto", *runs)
+    code, _, err = cli(
+        "batch", "export", recipe, "--to", folder, "--stage", "ratings", "--set", "ratings.answer=auto", *runs
+    )
     assert code == 2
     assert "ratings.answer=schema" in err
 
@@ -196,7 +203,7 @@ def test_many_calls_are_split_and_a_shorter_export_leaves_no_stale_file(tmp_path
     assert sorted(lines.values()) == [2, 3, 4, 4]
     keys = [row["custom_id"] for path in lines for _, row in read_rows(path)]
     assert len(set(keys)) == 13
-    first = [path for path, count in lines.items() if count == 4][0]
+    first = next(path for path, count in lines.items() if count == 4)
     import_calls(jobs, store, [results([first], tmp_path / "results.jsonl")])
     again = export_calls(jobs, store, tmp_path, "responses")
     assert sum(again.values()) == 9

@@ -101,9 +101,7 @@ def rate(folder, server):
         (Endpoint("decisions"), ("decisions", False, False), "decision"),
     ],
 )
-def test_what_is_honoured_is_seen_from_the_answers_and_the_judge_asks_accordingly(
-    tmp_path, endpoint, found, strictest
-):
+def test_what_is_honoured_is_seen_from_the_answers_and_the_judge_asks_accordingly(tmp_path, endpoint, found, strictest):
     with serving(endpoint) as server:
         record, model = probe(tmp_path, server)
         assert (record.decision, record.strict_schema, record.json_mode) == found
@@ -138,7 +136,9 @@ def test_the_record_is_made_once_and_known_after_a_restart(tmp_path):
         second, _ = probe(tmp_path, server)
         assert first == second
         assert len(server.asked) == asked
-    again = Capabilities.model_validate(CallStore(tmp_path / "calls.sqlite", read_only=True).endpoint(f"{server.url}#tiny"))
+    again = Capabilities.model_validate(
+        CallStore(tmp_path / "calls.sqlite", read_only=True).endpoint(f"{server.url}#tiny")
+    )
     assert again == first
 
 

@@ -96,7 +96,7 @@ def test_no_page_names_a_path_of_the_machine_it_was_written_on():
         assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", page.read_text(encoding="utf-8")), page
 
 
-@pytest.mark.parametrize("table", ["principles", *STAGES])
+@pytest.mark.parametrize("table", ["principles", "models", *STAGES])
 def test_every_recipe_key_stands_on_its_page_with_its_default(table):
     rows = documented(f"{table}.md")
     keys = dict(recipe_keys(Recipe.model_fields[table].annotation))
@@ -108,7 +108,7 @@ def test_every_recipe_key_stands_on_its_page_with_its_default(table):
 def test_the_top_level_recipe_keys_stand_on_the_page_about_runs():
     rows = documented("runs.md")
     for key, field in Recipe.model_fields.items():
-        if key != "principles" and key not in STAGES:
+        if key not in ("principles", "models", *STAGES):
             check_default(key, field, rows[key])
 
 

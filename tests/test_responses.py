@@ -158,3 +158,10 @@ def test_several_replies_of_a_model_are_several_requests_and_equal_replies_count
     assert [response.text for response in found] == ["One reply.", "Another reply."]
     assert len(model.sent) == 3
     assert store.by_model() == [("a", "scripted", 3, 0)]
+
+
+def test_speeches_that_nobody_can_answer_are_counted_aloud(speeches, store, capsys):
+    respond(speeches, [Choosy(speeches[0], "a")], ResponsesTable(), store, 0)
+    assert f"responses: {len(speeches) - 1} of {len(speeches)} speeches get no reply" in capsys.readouterr().err
+    respond(speeches, POOL, ResponsesTable(limit=2), store, 0)
+    assert capsys.readouterr().err == ""

@@ -185,9 +185,21 @@ def test_an_unknown_topic_is_named_with_its_row_and_the_nearest(tmp_path, ending
         load(save(tmp_path / f"b.{ending}", [{"text": ONE, "about": "never heard of"}]), topic="about")
 
 
+def test_a_clients_words_taken_for_a_topic_or_a_header_are_not_repeated_in_the_error(tmp_path):
+    path = save(tmp_path / "a.csv", [{"text": ONE, "about": TWO}])
+    with pytest.raises(UserError, match="in row 1 is no fine topic") as caught:
+        load(path, topic="about")
+    assert TWO[:30] not in str(caught.value)
+    for load_as in (str(tmp_path / "b.csv"), f"counselchat:{tmp_path / 'b.csv'}"):
+        (tmp_path / "b.csv").write_text(f'"{ONE}","{TWO}"\n"{TWO}","{ONE}"\n', encoding="utf-8")
+        with pytest.raises(UserError, match="The columns are") as caught:
+            load(load_as)
+        assert ONE[:30] not in str(caught.value)
+
+
 def test_a_column_missing_in_counselchat_is_named(tmp_path):
     path = save(tmp_path / "c.csv", [{"questionID": "1", "title": "x", "questionText": "x", "topic": "t"}])
-    with pytest.raises(UserError, match=r"c\.csv: no column 'questionTitle'.*The columns are questionID, title"):
+    with pytest.raises(UserError, match=r"c\.csv: no column 'questionTitle'.*The columns are 'questionID', 'title'"):
         load(f"counselchat:{path}")
 
 

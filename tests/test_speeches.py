@@ -303,3 +303,13 @@ def test_the_map_back_lies_beside_the_run_for_its_owner_alone(cli, tmp_path):
     assert row["values"] == {"[EMAIL_1]": "rosa@example.org"}
     assert row["speech_id"] in (place / "speeches.jsonl").read_text(encoding="utf-8")
     assert all(b"rosa@" not in path.read_bytes() for path in place.parent.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("again", [LETTER, LETTER.replace("mow", "cut")])
+@pytest.mark.parametrize(("first", "then", "given"), [(None, "test", "test"), ("train", "arena", "arena"),
+                                                      ("test", "train", "test"), ("dev", None, "dev")])  # fmt: skip
+def test_a_row_dropped_as_a_duplicate_still_holds_its_speech_out(again, first, then, given):
+    (one,), (other,) = raw(LETTER, split=first), raw(again, split=then)
+    found = collect([one, *raw(OTHER), other], table(), 0)
+    assert [drop.reason.partition("-")[0] for drop in found.dropped] in (["exact duplicate"], ["near"])
+    assert {speech.text: speech.split for speech in found.speeches} == {LETTER: given, OTHER: "train"}

@@ -68,7 +68,7 @@ def test_a_changed_setting_with_a_fault_is_refused(tmp_path, cli, change, says):
 
 SOURCES = [
     ("absent.csv", None, "", "absent.csv: no such file"),
-    ("rows.xlsx", b"PK", "", "is not a .csv, .jsonl or .parquet file, nor one of: embedded"),
+    ("rows.xlsx", b"PK", "", "is not a .csv, .json, .jsonl or .parquet file, no package.module:function, nor one of"),
     ("rows.csv", b"", "", "holds no rows"),
     ("rows.csv", b"text\n", "", "holds no rows"),
     ("rows.csv", b"feeling,when\nsad,now\n", "", "no column 'text'"),

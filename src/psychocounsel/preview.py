@@ -26,7 +26,8 @@ from psychocounsel.recipe import Recipe, data_path
 from psychocounsel.records import Response, Speech, Turn
 from psychocounsel.responses import plan_responses
 from psychocounsel.run import STAGES
-from psychocounsel.speeches import Collection, collect
+from psychocounsel.speeches import Aids, Collection, collect
+from psychocounsel.speeches.privacy import reading_request
 from psychocounsel.speeches.sources import KNOWN_SETS, read_source
 
 REPLY_CHARS_PER_TOKEN = 4
@@ -60,18 +61,26 @@ def preview(recipe: Recipe, stop: str = "evaluate") -> None:
     """Print the recipe's plan up to a stage. Opens local sources and models, calls none. Raises UserError as a run
     would."""
     stages = stages_up_to(stop)
+    principles = load_principles(recipe.principles)
     preflight(recipe, stages)
     prices = load_prices(recipe.models)
     hub = [source.load for source in recipe.speeches.sources if _is_remote(source.load)]
     table = Table("stage", "plan", title=f"Recipe {recipe.name}", title_justify="left")
-    principles = load_principles(recipe.principles)
     table.add_row("principles", ", ".join(f"{p.id} x{p.weight:g}{' (gate)' if p.gate else ''}" for p in principles))
+    reread: list[str] = []  # texts that a model would read once more for personal data
     if hub:
         table.add_row("speeches", f"from the hub, so counted by the thousand: {', '.join(hub)}")
         collection = _a_thousand()
+        reread += [speech.text for speech in collection.speeches]
     else:
         raw = [speech for source in recipe.speeches.sources for speech in read_source(source)]
-        collection = collect(raw, recipe.speeches, recipe.seed)
+
+        def read_more(texts: Sequence[str]) -> list[None]:
+            reread.extend(texts)
+            return [None] * len(texts)
+
+        aids = Aids(read_more=read_more if recipe.speeches.privacy.model else None)
+        collection = collect(raw, recipe.speeches, recipe.seed, aids)
         dropped = collection.reasons() or "none"
         table.add_row("speeches", f"{collection.read} read, {len(collection.speeches)} kept, dropped {dropped}")
     if "supervised" in stages:
@@ -81,7 +90,7 @@ def preview(recipe: Recipe, stop: str = "evaluate") -> None:
         table.add_row("evaluate", f"{', '.join(judges)} on splits {', '.join(splits)}")
     Console().print(table)
     title = "Calls for each 1,000 speeches kept, at most" if hub else "Calls, at most"
-    _print_estimates(title, list(estimates(recipe, collection, prices, stages)), prices, recipe.models.budget)
+    _print_estimates(title, list(estimates(recipe, collection, prices, stages, reread)), prices, recipe.models.budget)
     if (
         "supervised" in stages
         and "/" in recipe.base
@@ -107,8 +116,17 @@ def _training(recipe: Recipe) -> str:
     return f"base {recipe.base}: {epochs} and {policy.online.rounds} online rounds"
 
 
-def estimates(recipe: Recipe, collection: Collection, prices: PriceList, stages: Sequence[str]) -> Iterator[Estimate]:
-    """Calls by stage and model, first tries only: what a judge answers badly is asked a second time."""
+def estimates(
+    recipe: Recipe, collection: Collection, prices: PriceList, stages: Sequence[str], reread: Sequence[str] = ()
+) -> Iterator[Estimate]:
+    """Calls by stage and model, first tries only: what a judge answers badly is asked a second time.
+
+    `reread`: the texts that the model of [speeches.privacy] reads.
+    """
+    privacy = recipe.speeches.privacy
+    if privacy.mode != "off" and privacy.model:
+        reader = open_models(privacy.model, table=recipe.models)[0]
+        yield from _by_model("privacy", ((reader, reading_request(text)) for text in reread), prices)
     if recipe.speeches.topics not in ("tfidf", "none"):
         yield _topics(recipe, collection.speeches, prices)
     if "responses" not in stages:
@@ -146,11 +164,12 @@ def _topics(recipe: Recipe, speeches: list[Speech], prices: PriceList) -> Estima
 def _contests(
     recipe: Recipe, speeches: list[Speech], item: Item, principles: tuple[Principle, ...], prices: PriceList
 ) -> Iterator[Estimate]:
-    """Comparisons of the policies by judges that are models, in both orders."""
+    """Comparisons by judges that are models, in both orders: of the policies, and of one pair a test speech at most."""
     asked = sum(speech.split in recipe.evaluate.speeches for speech in speeches)
     asked = min(asked, recipe.evaluate.limit or asked)
     matches = 3 if recipe.policy.online.rounds else 1
-    times = 2 * matches * asked * recipe.evaluate.samples
+    labelled = sum(speech.split == "test" for speech in speeches)
+    times = 2 * (matches * asked * recipe.evaluate.samples + min(labelled, recipe.responses.limit or labelled))
     for judge in open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models):
         if isinstance(judge, ModelJudge):
             one = judge.request(item, principles, "text")  # about a rating's length and one more reply

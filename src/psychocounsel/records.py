@@ -19,8 +19,6 @@ Split = Literal["train", "dev", "test", "arena"]
 Finish = Literal["stop", "length", "refused", "filtered"]
 Score = Annotated[float, Field(ge=1, le=5, allow_inf_nan=False)]
 
-CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
 
 def content_id(value: Any) -> str:
     """16 hex digits of blake2b over the canonical JSON of `value` (sorted keys, no spaces, UTF-8)."""
@@ -49,7 +47,8 @@ def file_hash(path: Path) -> str:
 class Record(BaseModel):
     """Base of all records: immutable, unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # an unforeseen fault ends in a traceback, and whoever shares that must not share a client's words
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Turn(Record):

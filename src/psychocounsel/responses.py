@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -39,12 +40,17 @@ def draw(
 def plan_responses(
     speeches: Sequence[Speech], pool: Sequence[ChatModel], table: ResponsesTable, seed: int
 ) -> list[tuple[ChatModel, Request]]:
-    """Every call the stage will make. Arena speeches are left alone: nobody trains on them."""
+    """Every call the stage will make."""
+    return [job for speech in _asked(speeches, table, seed) for job in draw(speech, pool, table, seed)]
+
+
+def _asked(speeches: Sequence[Speech], table: ResponsesTable, seed: int) -> list[Speech]:
+    """The speeches that get replies. Arena speeches are left alone: nobody trains on them."""
     chosen = [speech for speech in speeches if speech.split != "arena"]
     if table.limit is not None:
         chosen = sorted(chosen, key=lambda speech: content_id([seed, "limit", speech.id]))[: table.limit]
         chosen.sort(key=lambda speech: speech.id)
-    return [job for speech in chosen for job in draw(speech, pool, table, seed)]
+    return chosen
 
 
 def respond(
@@ -58,6 +64,13 @@ def respond(
     if not jobs:
         raise UserError(
             "responses: no model of the pool can answer any of the speeches; do the recordings belong to them?"
+        )
+    asked, able = len(_asked(speeches, table, seed)), len({request.subject["speech_id"] for _, request in jobs})
+    if able < asked:  # a recording by speech_id does not know a speech whose words were mended or got pseudonyms
+        print(
+            f"responses: {asked - able} of {asked} speeches get no reply, no model of the pool can answer them; "
+            "recordings by source_id are found whatever became of the words",
+            file=sys.stderr,
         )
     with progress("responses", len(jobs)) as advance:
         answers = ask_all(jobs, store, lambda _: advance(note=store.budget.told() if store.budget else ""))

@@ -67,6 +67,11 @@ def folder_license(place: str) -> str:
     return found[1].strip("'\" ") if found else ""
 
 
+def columns_of(row: Row) -> str:
+    """The names of a row's columns for an error, each cut: in a file without a header they are a client's words."""
+    return ", ".join(f"'{name:.20}…'" if len(name) > 20 else f"'{name}'" for name in row)
+
+
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """Rows of a UTF-8 CSV file with a header; missing cells are ''."""
     if not path.is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from psychocounsel.recipe import ModelsTable
 
 T = TypeVar("T")
 Lane = tuple[int, Iterable[tuple[int, Coroutine[Any, Any, T]]]]
+Fit = Callable[[ChatModel, Request, CallStore], Awaitable[Request]]
 FIRST_WAIT_S = 1.0
 PATIENCE_S = 900.0  # one call waits so long for a rate limit to lift; most limits count by the minute
 
@@ -110,13 +111,17 @@ def _stop_if_stopping(store: CallStore) -> None:
 
 
 def ask_all(
-    jobs: Sequence[tuple[ChatModel, Request]], store: CallStore, done: Callable[[Completion], None] = lambda _: None
+    jobs: Sequence[tuple[ChatModel, Request]],
+    store: CallStore,
+    done: Callable[[Completion], None] = lambda _: None,
+    fit: Fit | None = None,
 ) -> list[Completion]:
-    """Answer many requests, each model at its own concurrency, in the order of `jobs`."""
+    """Answer many requests, each model at its own concurrency, in the order of `jobs`. `fit` may change a request
+    to what its endpoint takes, before it is asked."""
     models = {id(model): model for model, _ in jobs}
 
     async def one(model: ChatModel, request: Request) -> Completion:
-        completion = await ask(model, request, store)
+        completion = await ask(model, await fit(model, request, store) if fit else request, store)
         done(completion)
         return completion
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.calls import FIRST_WAIT_S
-from psychocounsel.models.chat import Answer, Request, TryAgain
+from psychocounsel.models.chat import Answer, ChatModel, Request, TryAgain
 from psychocounsel.models.decisions import WIRES, Wire, decision_body, read_decision
 from psychocounsel.models.openai_api import OpenAIModel, chat_body, read_chat
 from psychocounsel.models.remote import LOST, Refused
@@ -68,6 +68,16 @@ async def capabilities(model: OpenAIModel, store: CallStore) -> Capabilities:
     if found.decision:
         model.wire = found.decision
     return found
+
+
+async def fitted(model: ChatModel, request: Request, store: CallStore) -> Request:
+    """The request as the model's endpoint takes it: after its schema, as any JSON, or as text. Others take a schema."""
+    if not request.answer_schema or not isinstance(model, OpenAIModel):
+        return request
+    found = await capabilities(model, store)
+    if found.strict_schema:
+        return request
+    return request.model_copy(update={"answer_schema": None, "form": "json" if found.json_mode else "text"})
 
 
 async def _decision(model: OpenAIModel) -> Wire | None:

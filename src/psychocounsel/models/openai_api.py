@@ -11,7 +11,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.chat import Completion, Request, TryAgain
 from psychocounsel.models.decisions import WIRES, Wire, decision_body, read_decision
 from psychocounsel.models.remote import LOST, Refused, Remote, key_from
-from psychocounsel.recipe import ModelsTable
+from psychocounsel.recipe import SECRET, ModelsTable, holds_secret
 from psychocounsel.records import Finish
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -39,9 +39,11 @@ class OpenAIModel(Remote):
 
     @classmethod
     def from_name(cls, name: str, table: ModelsTable | None = None) -> OpenAIModel:
-        """`openai:MODEL` or `http(s)://HOST/v1#MODEL`."""
+        """`openai:MODEL` or `http(s)://HOST/v1#MODEL`. Raises UserError for a URL with a key or password in it."""
         if name.startswith("openai:"):
             return cls(name, None, name.removeprefix("openai:"), table)
+        if holds_secret(name):
+            raise UserError(f"a model is {SECRET}")
         url, _, model = name.partition("#")
         if not model:
             raise UserError(f"model '{name}': name the model after a #, for example {url}#my-model")
@@ -51,12 +53,13 @@ class OpenAIModel(Remote):
         import openai
 
         seconds = self.table.timeout  # of silence; the whole call is timed in calls.py, against servers that drip
+        headers: dict[str, Any] = {} if self.url == OPENAI_URL else dict.fromkeys(OPENAI_HEADERS, openai.omit)
         return openai.AsyncOpenAI(  # base_url said outright: OPENAI_BASE_URL must not send the key elsewhere
             api_key=self._key,
             base_url=self.url,
             max_retries=0,
             timeout=seconds,
-            default_headers={} if self.url == OPENAI_URL else dict.fromkeys(OPENAI_HEADERS, openai.omit),
+            default_headers=headers,
             http_client=openai.DefaultAioHttpClient(base_url=self.url, timeout=seconds),
         )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from psychocounsel.models.prices import Budget
 
 VERSION = 2
+DAMAGED = "put a copy from before the damage in its place"
 TABLES = """
 CREATE TABLE IF NOT EXISTS texts (id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
@@ -117,10 +118,16 @@ class CallStore:
         if self._lock is not None:
             self._lock.close()
 
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        try:
+            return self.reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); {DAMAGED}, then run the same command") from error
+
     def find(self, call_id: str) -> str | None:
         """The raw body of a finished call, or None."""
-        row = self.reader.execute("SELECT raw FROM calls WHERE id = ? AND status = 'done'", (call_id,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows("SELECT raw FROM calls WHERE id = ? AND status = 'done'", call_id)
+        return str(rows[0][0]) if rows else None
 
     def begin(self, call_id: str, model: ChatModel, request: Request) -> None:
         """Note that a call is about to be sent; on disk after `saved`. Long prompts are stored once."""
@@ -185,7 +192,7 @@ class CallStore:
                     self.connection.execute(query, values)
         except sqlite3.Error as error:
             full = isinstance(error, sqlite3.OperationalError)
-            remedy = "free some disk space" if full else "put a copy from before the damage in its place"
+            remedy = "free some disk space" if full else DAMAGED
             raise UserError(f"{self.path}: cannot write ({error}); {remedy}, then run the same command") from error
 
     def keep(self, sending: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
@@ -200,21 +207,21 @@ class CallStore:
         """(model, endpoint, answered, pending) of every model asked, by name."""
         done, pending = "SUM(status = 'done')", "SUM(status = 'pending')"
         query = f"SELECT model, kind, {done}, {pending} FROM calls GROUP BY model, kind ORDER BY model, kind"
-        return self.reader.execute(query).fetchall()
+        return self._rows(query)
 
     def tokens(self) -> dict[tuple[str, str], tuple[int, int, float | None]]:
         """(tokens in, tokens out, US dollars or None) by (model, endpoint)."""
         query = "SELECT model, kind, SUM(tokens_in), SUM(tokens_out), SUM(cost) FROM calls GROUP BY model, kind"
-        return {(model, kind): (used, made, cost) for model, kind, used, made, cost in self.reader.execute(query)}
+        return {(model, kind): (used, made, cost) for model, kind, used, made, cost in self._rows(query)}
 
     def spent(self) -> float:
         """US dollars of all calls whose price was known."""
-        return float(self.reader.execute("SELECT COALESCE(SUM(cost), 0) FROM calls").fetchone()[0])
+        return float(self._rows("SELECT COALESCE(SUM(cost), 0) FROM calls")[0][0])
 
     def endpoint(self, name: str) -> dict[str, Any] | None:
         """What was found out about an endpoint, or None when it was never probed."""
-        row = self.reader.execute("SELECT found FROM endpoints WHERE id = ?", (name,)).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
+        rows = self._rows("SELECT found FROM endpoints WHERE id = ?", name)
+        return dict(json.loads(rows[0][0])) if rows else None
 
     def note_endpoint(self, name: str, found: dict[str, Any]) -> None:
         """Keep what was found out about an endpoint; on disk after `saved`."""

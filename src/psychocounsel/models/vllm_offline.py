@@ -42,6 +42,8 @@ class VllmModel:
         while self.waiting:
             await asyncio.sleep(GATHER_S)
             batch, self.waiting = [(ask, place) for ask, place in self.waiting if not place.done()], []
+            if not batch:
+                return
             try:
                 answers = await asyncio.to_thread(self._answer, [request for request, _ in batch])
             except Exception as error:

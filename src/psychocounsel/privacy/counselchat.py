@@ -9,7 +9,7 @@ from pathlib import Path
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.privacy.clinics import clinics
 from psychocounsel.privacy.words import Words, fold
-from psychocounsel.rows import csv_rows
+from psychocounsel.rows import columns_of, csv_rows
 
 PERSON_COLUMNS = ("therapistInfo", "therapistURL")
 ANSWER_COLUMNS = ("questionID", "answerText", *PERSON_COLUMNS)
@@ -28,7 +28,7 @@ def counselchat_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str,
             if column not in row:
                 raise UserError(
                     f"{path}: row {number} has no column '{column}'{nearest(column, list(row)) or '.'} "
-                    f"The columns are {', '.join(row)}; this must be counsel-chat's own CSV"
+                    f"The columns are {columns_of(row)}; this must be counsel-chat's own CSV"
                 )
         yield row
     if empty:

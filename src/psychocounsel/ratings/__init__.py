@@ -81,6 +81,10 @@ def rate_responses(
         if (line := described(judge)) != judge.name:
             print(line, file=sys.stderr)
         able = [item for item in items if judge.can_rate(item)]
+        if len(able) < len(items):
+            left = len(items) - len(able)
+            print(f"ratings: {judge.name} cannot rate {left} of {len(items)} replies; it has no record of them",
+                  file=sys.stderr)  # fmt: skip
         with progress(f"ratings {judge.name}", len(able)) as advance:
             results = rate_all(judge, able, principles, store, advance)
         outcome.ratings += [rating for rating, _ in results if rating is not None]

@@ -36,8 +36,13 @@ from psychocounsel.recipe.training import (
 )
 
 DATA_VARIABLE = "PSYCHOCOUNSEL_DATA"
+SECRET = (
+    "named by a URL with a user, a password or a '?' in it, and names of models are written into the run; leave that "
+    "out and export the key as PSYCHOCOUNSEL_API_KEY"
+)
 __all__ = [
     "DATA_VARIABLE",
+    "SECRET",
     "EmbeddedModel",
     "EvaluateTable",
     "ModelsTable",
@@ -59,6 +64,7 @@ __all__ = [
     "Training",
     "apply_override",
     "data_path",
+    "holds_secret",
     "load_recipe",
     "parse_recipe",
 ]
@@ -68,7 +74,7 @@ class Recipe(Table):
     """A complete recipe. The order of the stage tables is the order of the pipeline."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run folder")
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     base: str = Field(default="embedded", description="'embedded', a hub id, or a local folder in Hugging Face layout")
     threads: Annotated[int, Field(ge=0)] = Field(default=0, description="processor threads for training; 0 = all")
     principles: PrinciplesTable = PrinciplesTable()
@@ -119,7 +125,16 @@ def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
         raise UserError(f"{where}: speeches.min_chars is larger than speeches.max_chars; no speech could pass")
     if recipe.speeches.dev + recipe.speeches.test >= 1:
         raise UserError(f"{where}: speeches.dev + speeches.test must be below 1; nothing is left to train on")
+    speeches = recipe.speeches
+    named = [*recipe.responses.models, *recipe.ratings.judges, *recipe.evaluate.judges]
+    if any(map(holds_secret, [*named, speeches.topics, speeches.privacy.model])):
+        raise UserError(f"{where}: a model is {SECRET}")
     return recipe
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a model's URL carries what must not be written into a run."""
+    return re.match(r"https?://(?:[^/#]*@|[^#]*\?)", text) is not None
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:

@@ -16,7 +16,7 @@ from psychocounsel.speeches.clean import Drop, clean, drop
 from psychocounsel.speeches.dedup import merged, near_duplicates
 from psychocounsel.speeches.leakage import leakage
 from psychocounsel.speeches.privacy import ReadMore, protect
-from psychocounsel.speeches.split import split
+from psychocounsel.speeches.split import split, standing_for
 from psychocounsel.speeches.topics import Topics
 
 
@@ -87,8 +87,11 @@ def _clustered(kept: Sequence[Speech], table: SpeechesTable, engine: Engine) -> 
         first = [position for position in range(len(kept)) if position not in clusters.duplicate_of]
         pairs = semantic_clusters([texts[position] for position in first], table.encoder, table.semantic, engine=engine)
         clusters = merged(clusters, [(first[one], first[other], cosine) for one, other, cosine in pairs])
+    standing = list(kept)
+    for later, earlier in clusters.duplicate_of.items():
+        standing[earlier] = standing_for(standing[earlier], kept[later])
     unique, dropped = [], []
-    for position, speech in enumerate(kept):
+    for position, speech in enumerate(standing):
         partner = clusters.duplicate_of.get(position)
         if partner is None:
             unique.append(speech.model_copy(update={"cluster": content_id(kept[clusters.root[position]].id)}))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from psychocounsel.models.calls import ask_all
+from psychocounsel.models.capabilities import fitted
 from psychocounsel.models.chat import ChatModel, Completion, Request
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_topics
@@ -64,7 +65,7 @@ def classify(
         if (which == "all" or not speech.topic) and model.can_answer(request):
             jobs.append((model, request))
     with progress("topics", len(jobs)) as advance:
-        answers = ask_all(jobs, store, lambda _: advance())
+        answers = ask_all(jobs, store, lambda _: advance(), fitted)
     for (_, request), answer in zip(jobs, answers, strict=True):
         _take(reading, request.subject["speech_id"], answer)
     return reading

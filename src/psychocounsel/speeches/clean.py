@@ -13,6 +13,7 @@ from psychocounsel.recipe import SpeechesTable
 from psychocounsel.records import Record, Speech, Turn
 from psychocounsel.speeches.content import content_fault
 from psychocounsel.speeches.dialogues import NO_CLIENT
+from psychocounsel.speeches.split import standing_for
 
 LANGUAGE_WORDS = 5
 CONTROL = re.compile(
@@ -61,15 +62,15 @@ def clean(raw: Sequence[Speech], table: SpeechesTable, engine: Engine = HERE) ->
     """
     kept: list[Speech] = []
     dropped: list[Drop] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, int] = {}
     for speech, reason, detail in engine.map("cleaning", partial(examine, table=table), raw):
         if not reason:
-            words = plain_words(client_text(speech))
-            if words not in seen:
-                seen[words] = speech.id
+            place = seen.setdefault(plain_words(client_text(speech)), len(kept))
+            if place == len(kept):
                 kept.append(speech)
                 continue
-            reason, detail = "exact duplicate", f"of {seen[words]}"
+            kept[place] = standing_for(kept[place], speech)
+            reason, detail = "exact duplicate", f"of {kept[place].id}"
         dropped.append(drop(speech, reason, detail))
     return kept, dropped
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from psychocounsel.engine import HERE, Engine
 from psychocounsel.models.calls import ask_all
+from psychocounsel.models.capabilities import fitted
 from psychocounsel.models.chat import ChatModel, Request
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles.prompts import quoted
@@ -234,7 +235,7 @@ def model_reader(model: ChatModel, store: CallStore) -> ReadMore:
     def read(texts: Sequence[str]) -> list[list[Said] | None]:
         jobs = [(model, reading_request(text)) for text in texts]
         with progress("personal data", len(jobs)) as advance:
-            answers = ask_all(jobs, store, lambda _: advance())
+            answers = ask_all(jobs, store, lambda _: advance(), fitted)
         return [None if answer.finish in ("refused", "filtered") else read_found(answer.text) for answer in answers]
 
     return read

@@ -16,7 +16,17 @@ from psychocounsel.preference import read_preferences
 from psychocounsel.principles import counselchat_topics, load_topics
 from psychocounsel.recipe import Source, data_path
 from psychocounsel.records import Speech, Turn, read_records, read_rows
-from psychocounsel.rows import READERS, Row, csv_rows, file_origin, folder_license, hub_origin, hub_rows, table_rows
+from psychocounsel.rows import (
+    READERS,
+    Row,
+    columns_of,
+    csv_rows,
+    file_origin,
+    folder_license,
+    hub_origin,
+    hub_rows,
+    table_rows,
+)
 from psychocounsel.speeches.dialogues import NO_CLIENT, read_turns
 
 TEXT_COLUMNS = ("text", "question", "questions", "speech", "input", "prompt", "post", "instruction")
@@ -211,7 +221,7 @@ def _from_row(row: Row, source: Source, name: str, origin: str, number: int) -> 
     if column not in row:
         raise UserError(
             f"{source.load}: no column '{column or 'text'}'{nearest(column or 'text', list(row)) or '.'} "
-            f'The columns are {", ".join(map(repr, row))}; name the one with the client\'s words as text = "...", '
+            f'The columns are {columns_of(row)}; name the one with the client\'s words as text = "...", '
             'or the one with dialogues as turns = "..."'
         )
     for wanted in (source.id, source.topic):
@@ -235,9 +245,9 @@ def _words(value: Any) -> str:
 def _topic(row: Row, source: Source, number: int) -> str | None:
     topic = _words(row[source.topic]) if source.topic else None
     if topic and topic not in load_topics():
-        hint = nearest(topic, list(load_topics())) or "."
-        raise UserError(
-            f"{source.load}: '{topic}' in row {number} is no fine topic{hint} "
+        hint = nearest(topic[:40], list(load_topics())) or "."
+        raise UserError(  # cut: the column named by mistake may hold a client's words
+            f"{source.load}: '{topic:.20}' in row {number} is no fine topic{hint} "
             "The ids are in principles/topics.toml; leave sources.topic out to have topics filled in"
         )
     return topic or None
@@ -247,5 +257,5 @@ def _need(row: Row, columns: tuple[str, ...], path: Path) -> None:
     for column in columns:
         if column not in row:
             raise UserError(
-                f"{path}: no column '{column}'{nearest(column, list(row)) or '.'} The columns are {', '.join(row)}"
+                f"{path}: no column '{column}'{nearest(column, list(row)) or '.'} The columns are {columns_of(row)}"
             )

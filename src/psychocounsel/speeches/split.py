@@ -10,6 +10,14 @@ from psychocounsel.records import Speech, Split, content_id
 HELD_OUT: tuple[Split, ...] = ("arena", "test", "dev", "train")
 
 
+def standing_for(kept: Speech, dropped: Speech) -> Speech:
+    """The kept one of two equal speeches, in the split further from training that either source fixed: a row that is
+    dropped as a duplicate of another is still held out."""
+    fixed = [speech.split for speech in (kept, dropped) if speech.split is not None]
+    furthest = min(fixed, key=HELD_OUT.index, default=None)
+    return kept if furthest == kept.split else kept.model_copy(update={"split": furthest})
+
+
 def split(speeches: Sequence[Speech], table: SpeechesTable, seed: int) -> list[Speech]:
     """Give each speech its split, by cluster, stratified by topic; a split a source fixed (arena, test) stays.
 
