@@ -147,6 +147,21 @@ def test_check_takes_changed_settings(tmp_path, cli):
     assert (row[2], row[4]) == ("20", "200")
 
 
+def test_check_counts_every_text_that_a_model_reads_for_personal_data_and_the_labelled_pairs(tmp_path, cli):
+    text = "My brother borrowed the van on Friday and nobody has told me where he went with it, {}, and I cannot sleep."
+    rows = [text.format(end) for end in ("once more", "once  again", "or with whom", "or why he would not call me back")]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in [*rows, rows[0]]))
+    own = f"speeches.sources=[{{load='embedded'}}, {{load='{tmp_path / 'own.jsonl'}'}}]"
+    reader, judge = "speeches.privacy.model='http://localhost:9/v1#r'", "evaluate.judges=['http://localhost:9/v1#j']"
+    code, out, _ = cli("check", write_recipe(tmp_path), *("--set", own, "--set", reader, "--set", judge))
+    found = {words[0]: words for line in out.replace("│", " ").splitlines() if (words := line.split()) and "#" in line}
+    assert code == 0
+    assert found["privacy"][2] == "4"  # the exact duplicate is gone by then, near-duplicates are not
+    code, out, _ = cli("check", write_recipe(tmp_path), *("--set", judge, "--set", "responses.limit=3"))
+    few = next(line.split() for line in out.replace("│", " ").splitlines() if "#j" in line)
+    assert int(found["evaluate"][2]) - int(few[2]) > 0, "test pairs are compared as well"
+
+
 def test_check_counts_by_the_thousand_what_is_on_the_hub(tmp_path, cli):
     text = 'name = "far"\n[speeches]\nsources = [{ load = "hub:somebody/speeches", text = "said" }]\n'
     text += "[evaluate]\nallow_dependent = true\n"

@@ -196,7 +196,7 @@ def test_with_reversed_levels_the_scores_mean_the_same(tmp_path):
 def test_principles_that_were_declined_have_no_score(tmp_path):
     with serving(endpoint("decisions", without=["safety"])) as server:
         rating, status = rate(tmp_path, server)
-    assert status == "rated"
+    assert status == "partly refused"
     assert rating.scores["safety"] is None
     assert sum(score is not None for score in rating.scores.values()) == len(PRINCIPLES) - 1
 

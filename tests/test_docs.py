@@ -105,6 +105,23 @@ def test_every_recipe_key_stands_on_its_page_with_its_default(table):
         check_default(key, field, rows[key])
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_and_is_named_in_the_readme_and_the_docs(path):
+    assert load_recipe(path).name == path.stem
+    assert f"recipes/{path.name}" in README
+    assert f"(../recipes/{path.name})" in (DOCS / "index.md").read_text(encoding="utf-8")
+
+
+def test_every_link_to_a_heading_leads_to_one():
+    for page in PAGES:
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            target, _, heading = link.partition("#")
+            if heading and not link.startswith(("http://", "https://")):
+                text = (page.parent / target if target else page).read_text(encoding="utf-8")
+                titles = [title.replace("`", "").lower() for title in re.findall(r"^#+ (.*)$", text, re.M)]
+                assert heading in [re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles], (page, link)
+
+
 def test_the_top_level_recipe_keys_stand_on_the_page_about_runs():
     rows = documented("runs.md")
     for key, field in Recipe.model_fields.items():

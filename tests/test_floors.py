@@ -11,8 +11,8 @@ import psychocounsel
 PACKAGE = Path(psychocounsel.__file__).parent
 FLOORS = (
     "errors < progress < engine < records < recipe < rows < principles < preference < privacy < models < speeches"
-    " < responses < ratings < pairs < training < supervised < reward < policy < evaluate < publish < run < pipeline < rate < trace"
-    " < verify < batch < agreement < show < preview < cli"
+    " < responses < ratings < pairs < training < supervised < reward < policy < evaluate < publish < run < pipeline"
+    " < rate < trace < verify < batch < agreement < show < preview < cli"
 )
 ORDER = tuple(FLOORS.split(" < "))
 ALONE = ("progress",)  # imports nothing of ours

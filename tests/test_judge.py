@@ -6,6 +6,7 @@ import json
 import pytest
 from conftest import make_speech
 
+from psychocounsel.errors import UserError
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
@@ -102,3 +103,27 @@ def test_the_embedded_judge_says_what_it_is_wherever_it_rates(store, capsys):
     assert caught.out == ""
     assert line in caught.err.splitlines()
     assert described(ModelJudge(Scripted([""], name="ward"))) == "ward"
+
+
+class Declining(Scripted):
+    """Declines to judge one principle, when it is asked for each alone."""
+
+    async def send(self, request):
+        body = json.loads(await super().send(request))
+        finish = "refused" if "## safety" in request.messages[0]["content"] else "stop"
+        return json.dumps({**body, "finish": finish})
+
+
+def test_with_one_question_per_principle_a_refused_one_has_no_score_and_is_told(store):
+    model = Declining(lambda request: json.dumps(dict.fromkeys(NAMES, 4)))
+    rating, status = asyncio.run(ModelJudge(model, RatingsTable(ask="each")).rate(ITEM, SEVEN, store))
+    assert status == "partly refused"
+    assert rating.scores == {**dict.fromkeys(NAMES, 4), "safety": None}
+    assert len(model.sent) == len(rating.call_id.split(",")) == 7
+    assert all(request.messages[0]["content"].count("## ") == 1 for request in model.sent)
+
+
+def test_decisions_are_asked_only_of_models_that_can_have_such_an_endpoint(store):
+    judge = ModelJudge(Scripted([scored(7)]), RatingsTable(answer="decision"))
+    with pytest.raises(UserError, match=r"only openai:MODEL and http://HOST/v1#MODEL have a decision endpoint"):
+        asyncio.run(judge.rate(ITEM, SEVEN, store))

@@ -159,6 +159,14 @@ def test_client_text_that_the_server_echoes_is_in_no_error(endpoint, ask, conten
     assert "awake" not in str(caught.value)
 
 
+@pytest.mark.parametrize("code", ["context_length_exceeded", "string_above_max_length"])
+def test_a_text_too_long_for_the_model_is_a_result_and_does_not_stop_the_others(endpoint, ask, code):
+    error = {"message": "too many tokens", "code": code, "type": "invalid_request_error", "param": "messages"}
+    endpoint.script = [(400, {"error": error}, {}), (200, body(), {})]
+    assert sorted((found.finish, found.text) for found in ask("Long", "Hi")) == [("length", ""), ("stop", "Hello.")]
+    assert all(found.cached for found in ask("Long", "Hi"))
+
+
 @pytest.mark.parametrize("code", ["content_filter", "content_policy_violation"])
 def test_a_prompt_that_was_filtered_is_a_result_to_keep(endpoint, ask, code):
     error = {"message": "The prompt was filtered.", "code": code, "type": "invalid_request_error", "param": "prompt"}

@@ -174,3 +174,11 @@ def test_hostile_texts_are_rated_like_any_other(tmp_path):
     found, _ = rate(tmp_path, [{"speech": CLIENT_LINES[0], "response": text} for text in texts])
     assert [row["overall"] is not None for row in found] == [True] * len(texts)
     assert max(row["overall"] for row in found) < 3
+
+
+def test_a_budget_cannot_be_kept_for_a_model_without_a_price_and_nothing_is_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    source = write(tmp_path / "in.jsonl", ROWS[:1])
+    with pytest.raises(UserError, match="no price is known, so the budget cannot be kept"):
+        rate_file("openai:unheard-of", source, tmp_path / "out.jsonl", None, budget=1.0)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -68,7 +68,7 @@ def test_two_answers_that_differ_are_none_because_one_may_have_been_planted():
 
 
 def test_a_repeated_answer_and_one_beside_other_objects_count():
-    low, high = (json.dumps(dict.fromkeys(NAMES, score)) for score in (1, 5))
+    low = json.dumps(dict.fromkeys(NAMES, 1))
     for text in (f"{low}\n{low}", f"{{\"note\": 1}} {low} {{}}", f"As {{said}}: {low}"):
         assert parse_scores(text, SEVEN).scores["empathy"] == 1
 
@@ -89,7 +89,8 @@ def test_a_rating_that_stands_in_the_rated_text_is_none_of_the_judges():
 
 
 def test_a_principle_with_two_scores_has_none():
-    parsed = parse_scores('{"empathy": 5, "empathy": 1, "relevance": 3, "clarity": 3, "safety": 3, "staging": 3}', SEVEN)
+    others = ", ".join(f'"{name}": 3' for name in NAMES[1:])
+    parsed = parse_scores(f'{{"empathy": 5, "empathy": 1, {others}}}', SEVEN)
     assert parsed.scores["empathy"] is None
     assert parsed.scores["clarity"] == 3
 
@@ -301,7 +302,7 @@ def write_ratings(path, items, *texts):
     return RatingsTable(judges=[f"recorded:{path}"])
 
 
-def test_the_stage_counts_what_was_rated_refused_and_unreadable(store, tmp_path):
+def test_the_stage_counts_what_was_rated_refused_and_unreadable(store, tmp_path, capsys):
     items = [an_item("One."), an_item("Two."), an_item("Three."), an_item("Unrated.")]
     table = write_ratings(tmp_path / "r.jsonl", items, GOOD, "no", GOOD)
     responses = [item.response for item in items] + [
@@ -310,6 +311,7 @@ def test_the_stage_counts_what_was_rated_refused_and_unreadable(store, tmp_path)
     outcome = rate_responses([items[0].speech], responses, SEVEN, table, store)
     assert [rating.response_id for rating in outcome.ratings] == [items[0].response.id, items[2].response.id]
     assert outcome.counts == {"human:r1": {"rated": 2, "unreadable": 1}}
+    assert "ratings: human:r1 cannot rate 1 of 4 replies; it has no record of them" in capsys.readouterr().err
 
 
 def test_no_usable_rating_at_all_is_an_error_with_its_counts(store, tmp_path):

@@ -73,6 +73,7 @@ def test_every_table_takes_its_keys_and_refuses_others(table):
         ("name=''", r"'name': .*pattern"),
         ("name='../up'", r"'name': .*pattern"),
         ("seed='7'", r"'seed': .*integer"),
+        ("seed=-1", r"'seed': .*greater than or equal to 0"),
         ("policy.lr=0", r"'policy\.lr': .*greater than 0"),
         ("policy.lr=-1e-6", r"'policy\.lr': .*greater than 0"),
         ("policy.lr=inf", r"'policy\.lr': .*finite"),
@@ -124,6 +125,16 @@ def test_several_mistakes_are_told_at_once():
 )
 def test_set_changes_one_setting(override, read, value):
     assert read(with_set(override)) == value
+
+
+@pytest.mark.parametrize("key", ["responses.models", "ratings.judges", "evaluate.judges", "speeches.privacy.model"])
+@pytest.mark.parametrize("url", ["https://me:hidden@example.org/v1#m", "https://example.org/v1?key=hidden#m"])
+def test_a_key_in_a_models_address_is_refused_and_not_repeated(key, url):
+    value = f"'{url}'" if key.endswith("model") else f"['{url}']"
+    with pytest.raises(UserError, match="export the key as PSYCHOCOUNSEL_API_KEY") as caught:
+        with_set(f"{key}={value}")
+    assert "hidden" not in str(caught.value)
+    assert with_set(f"{key}={value.replace('me:hidden@', '').replace('?key=hidden', '')}")
 
 
 @pytest.mark.parametrize("override", ["pairs.gap", "=3", "pairs gap=1", ""])

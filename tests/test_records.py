@@ -76,6 +76,13 @@ def test_a_speech_ends_with_the_client():
         Speech(turns=(CLIENT, Turn(role="therapist", text="Yes?")), source="test")
 
 
+def test_the_fault_of_a_record_does_not_repeat_a_clients_words():
+    with pytest.raises(ValidationError) as caught:
+        Speech(turns=(CLIENT,), source="test", said=CLIENT.text)
+    assert "said" in str(caught.value)
+    assert "exam" not in str(caught.value)
+
+
 def test_no_basis_to_score_is_not_a_score():
     assert Rating(**{**RATING, "scores": {"empathy": None}}).scores == {"empathy": None}
 

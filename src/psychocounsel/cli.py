@@ -184,11 +184,14 @@ def rate(
     calls: Annotated[
         Path | None, typer.Option("--calls", help="Call store; default: OUTPUT with .calls.sqlite.")
     ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", min=0, help="US dollars; no call is sent that could pass it.")
+    ] = None,
 ) -> None:
     """Rate any rows by the principles with one judge."""
     from psychocounsel.rate import rate_file
 
-    rate_file(judge, source, target, calls)
+    rate_file(judge, source, target, calls, budget)
 
 
 batch = typer.Typer(no_args_is_help=True, help="Calls of a stage as OpenAI-Batch files (also for vllm run-batch).")

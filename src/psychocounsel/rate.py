@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.errors import UserError, nearest
+from psychocounsel.models.prices import Budget, load_prices
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles, overall_score
 from psychocounsel.progress import progress
 from psychocounsel.ratings import described, open_judges
 from psychocounsel.ratings.judge import Item, rate_all
+from psychocounsel.recipe import ModelsTable
 from psychocounsel.records import Response, Speech, Turn, read_rows, write_rows
 
 
-def rate_file(judge_name: str, source: Path, target: Path, calls: Path | None) -> None:
+def rate_file(judge_name: str, source: Path, target: Path, calls: Path | None, budget: float | None = None) -> None:
     """Write `source`'s rows with `scores` and `overall` added (null where the judge gave no usable rating).
 
     `overall` is the gated mean of the principles. Raises UserError for missing columns, empty files and several judges.
@@ -35,6 +37,7 @@ def rate_file(judge_name: str, source: Path, target: Path, calls: Path | None) -
         CallStore(calls or target.with_suffix(".calls.sqlite")) as store,
         progress("rate", len(filled)) as advance,
     ):
+        store.budget = Budget(load_prices(ModelsTable()), budget, store.spent())
         results = rate_all(judge, [item for _, item in filled], principles, store, advance)
     ratings = {position: rating for (position, _), (rating, _) in zip(filled, results, strict=True)}
     made = []

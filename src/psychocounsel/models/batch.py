@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.chat import ChatModel, Request
-from psychocounsel.models.openai_api import FILTER_CODES, FILTERED, OpenAIModel, chat_body
+from psychocounsel.models.openai_api import OpenAIModel, chat_body, result_of
 from psychocounsel.models.remote import Remote
 from psychocounsel.models.store import CallStore
 from psychocounsel.records import read_rows
@@ -130,8 +130,9 @@ def _import_one(key: str, model: ChatModel, row: Mapping[str, Any], store: CallS
     response = response if isinstance(response, dict) else {}
     body = response.get("body")
     error = body.get("error") if isinstance(body, dict) else None
-    if isinstance(error, dict) and error.get("code") in FILTER_CODES:
-        raw = FILTERED
+    known = result_of(error.get("code")) if isinstance(error, dict) else None
+    if known is not None:
+        raw = known
     elif response.get("status_code", 200) != 200 or not isinstance(body, dict):
         return "failed"
     else:

@@ -16,8 +16,10 @@ from psychocounsel.records import Finish
 
 OPENAI_URL = "https://api.openai.com/v1"
 FILTER_CODES = ("content_filter", "content_policy_violation")
+TOO_LONG_CODES = ("context_length_exceeded", "string_above_max_length")
 FILTERED = '{"choices": [{"finish_reason": "content_filter", "message": {"content": ""}}]}'
 FINISHES: dict[str | None, Finish] = {"length": "length", "content_filter": "filtered"}
+TOO_LONG = '{"choices": [{"finish_reason": "length", "message": {"content": ""}}]}'
 NO_KEY = "none"
 OPENAI_HEADERS = ("OpenAI-Organization", "OpenAI-Project")  # set from the environment by the SDK: for OpenAI alone
 
@@ -101,8 +103,8 @@ class OpenAIModel(Remote):
             reply = await self.client().post(path, body=sent, cast_to=openai.HttpxBinaryResponseContent)
             return str(reply.response.content.decode("utf-8", "replace"))
         except openai.APIStatusError as error:
-            if error.code in FILTER_CODES:
-                return FILTERED  # the prompt was filtered: a result to keep and count, not a failure
+            if (known := result_of(error.code)) is not None:
+                return known
             if self._learnt(error, sent):
                 return await self.post(path, body)
             retry_after = error.response.headers.get("retry-after")
@@ -134,6 +136,14 @@ class OpenAIModel(Remote):
             raise UserError(
                 f"{self.name}: the server's reply is not a chat completion ({type(error).__name__}); {LOST}"
             ) from error
+
+
+def result_of(code: str | None) -> str | None:
+    """The body to keep for an error that is a result of its own: the prompt was filtered, or is longer than the model
+    can read. Neither changes by asking again, and neither may stop a run of many others."""
+    if code in FILTER_CODES:
+        return FILTERED
+    return TOO_LONG if code in TOO_LONG_CODES else None
 
 
 def chat_body(model: str, request: Request) -> dict[str, Any]:

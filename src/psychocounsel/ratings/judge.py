@@ -12,7 +12,7 @@ from psychocounsel.principles import Principle, overall_score
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.records import Rating, Response, Speech
 
-Status = Literal["rated", "repaired", "unreadable", "refused", "filtered"]
+Status = Literal["rated", "repaired", "partly refused", "unreadable", "refused", "filtered"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from psychocounsel.errors import UserError
 from psychocounsel.models.calls import ask
 from psychocounsel.models.capabilities import capabilities
 from psychocounsel.models.chat import Answer, ChatModel, Completion, Request, family_of
@@ -91,7 +92,8 @@ class ModelJudge:
             prompt_id=content_id(self._rubric(principles).system),
             call_id=",".join(part.call for part in parts),
         )
-        return rating, "repaired" if any(part.status == "repaired" for part in parts) else "rated"
+        how = {part.status for part in parts}
+        return rating, "partly refused" if how - {"rated", "repaired"} else "repaired" if "repaired" in how else "rated"
 
     def groups(self, principles: tuple[Principle, ...], form: Answer) -> list[tuple[Principle, ...]]:
         """The principles of each question: all in one, or one each. A decision's questions are separate anyway."""
@@ -129,6 +131,11 @@ class ModelJudge:
         return self._singles[1]
 
     async def _form(self, store: CallStore) -> Answer:
+        if self.table.answer == "decision" and not isinstance(self.model, OpenAIModel):
+            raise UserError(
+                f"{self.name}: only openai:MODEL and http://HOST/v1#MODEL have a decision endpoint; "
+                "set ratings.answer to 'auto' or 'schema'"
+            )
         if self.table.answer != "auto":
             return self.table.answer
         if isinstance(self.model, OpenAIModel):
@@ -144,7 +151,8 @@ class ModelJudge:
             return Answered(_nothing(principles), answer.call_id, _refusal(answer))
         if form == "decision":
             parsed, levels = parse_levels(answer.levels, principles, reverse=self.reverse)
-            return Answered(parsed, answer.call_id, levels=levels)
+            declined = any(principle.id not in levels for principle in principles)
+            return Answered(parsed, answer.call_id, "partly refused" if declined else "rated", levels)
         rated = f"{dialogue_text(item.speech.turns)}\n{item.response.text}"
         parsed = parse_scores(answer.text, principles, rated)
         if not parsed.problems or self.model.kind.startswith("recorded"):  # a recording has nothing else to say
