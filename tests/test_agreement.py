@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
 from psychocounsel.principles import load_principles
-from psychocounsel.ratings.agreement import Intervals, agreement_table, judge_agreement, mean_kappa, short_table
+from psychocounsel.ratings.agreement import Intervals, agreement_table, mean_kappa, short_table
 from psychocounsel.ratings.reliability import wilson
 from psychocounsel.records import Rating
 
@@ -38,8 +38,12 @@ def ratings(**judges):
     ]
 
 
+def short(found, principles, speech_of=None):
+    return short_table(agreement_table(found, principles, speech_of, None, QUICK))
+
+
 def agreement(**judges):
-    return judge_agreement(ratings(**judges), EMPATHY)["empathy"]
+    return short(ratings(**judges), EMPATHY)["empathy"]
 
 
 def panel(speeches=12, replies=4, judges=("ann", "bea"), seed=0, noise=0.7, milder=()):
@@ -97,7 +101,7 @@ def test_every_principle_has_its_own_row():
         for i in range(4)
         for judge, clarity in (("a", 1 + i), ("b", 4 - i))
     ]
-    table = judge_agreement(both, PRINCIPLES)
+    table = short(both, PRINCIPLES)
     assert set(table) == set(NAMES)
     assert (table["empathy"]["kappa"], table["clarity"]["kappa"]) == (1.0, -1.0)
     assert table["safety"] == {"kappa": None, "alpha": None, "n": 0}
@@ -107,7 +111,7 @@ def test_the_short_table_reads_old_files_too():
     old = {"empathy": {"kappa": 0.5, "alpha": 0.4, "n": 9}}
     assert short_table(old) == old
     found, speech_of = panel()
-    assert short_table(agreement_table(found, PRINCIPLES, speech_of, None, QUICK)) == judge_agreement(found, PRINCIPLES)
+    assert short(found, PRINCIPLES, speech_of) == short(found, PRINCIPLES), "which replies share a speech is no matter"
 
 
 def test_two_judges_of_one_reply_each_are_pooled_into_one_table():
@@ -143,7 +147,7 @@ def test_the_names_of_two_judges_do_not_count():
 
 def test_the_first_rating_of_a_reply_by_a_judge_counts():
     found = ratings(a=[1, 3, 5], b=[1, 3, 5])
-    assert judge_agreement([*found, *ratings(a=[5, 5, 1])], EMPATHY)["empathy"]["kappa"] == 1.0
+    assert short([*found, *ratings(a=[5, 5, 1])], EMPATHY)["empathy"]["kappa"] == 1.0
 
 
 def test_intervals_hold_the_value_and_the_mean_over_principles_is_narrower():

@@ -147,19 +147,34 @@ def test_check_takes_changed_settings(tmp_path, cli):
     assert (row[2], row[4]) == ("20", "200")
 
 
-def test_check_counts_every_text_that_a_model_reads_for_personal_data_and_the_labelled_pairs(tmp_path, cli):
-    text = "My brother borrowed the van on Friday and nobody has told me where he went with it, {}, and I cannot sleep."
-    rows = [text.format(end) for end in ("once more", "once  again", "or with whom", "or why he would not call me back")]
+def calls_by_stage(out):
+    """Calls of models at an address, by stage."""
+    rows = [line.split() for line in out.replace("│", " ").splitlines()]
+    counted = [words for words in rows if len(words) > 5 and "#" in words[1] and words[2][0].isdigit()]
+    return {words[0]: int(words[2].replace(",", "")) for words in counted}
+
+
+def test_check_counts_every_text_that_a_model_reads_for_personal_data(tmp_path, cli):
+    text = "My brother borrowed the van on Friday, nobody has told me where he went with it, {}, and I cannot sleep."
+    rows = [text.format(end) for end in ("once more", "once again", "or with whom", "or why he would not call me")]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in [*rows, rows[0]]))
     own = f"speeches.sources=[{{load='embedded'}}, {{load='{tmp_path / 'own.jsonl'}'}}]"
-    reader, judge = "speeches.privacy.model='http://localhost:9/v1#r'", "evaluate.judges=['http://localhost:9/v1#j']"
-    code, out, _ = cli("check", write_recipe(tmp_path), *("--set", own, "--set", reader, "--set", judge))
-    found = {words[0]: words for line in out.replace("│", " ").splitlines() if (words := line.split()) and "#" in line}
-    assert code == 0
-    assert found["privacy"][2] == "4"  # the exact duplicate is gone by then, near-duplicates are not
-    code, out, _ = cli("check", write_recipe(tmp_path), *("--set", judge, "--set", "responses.limit=3"))
-    few = next(line.split() for line in out.replace("│", " ").splitlines() if "#j" in line)
-    assert int(found["evaluate"][2]) - int(few[2]) > 0, "test pairs are compared as well"
+    reader = "speeches.privacy.model='http://localhost:9/v1#r'"
+    code, out, _ = cli("check", write_recipe(tmp_path), "--set", own, "--set", reader)
+    assert (code, calls_by_stage(out)) == (0, {"privacy": 4})  # near-duplicates are dropped only afterwards
+    _, out, _ = cli(
+        "check", write_recipe(tmp_path), "--set", own, "--set", reader, "--set", "speeches.privacy.mode=off"
+    )
+    assert calls_by_stage(out) == {}
+
+
+def test_check_counts_the_comparisons_of_labelled_pairs_too(tmp_path, cli):
+    judge, recipe = "evaluate.judges=['http://localhost:9/v1#j']", write_recipe(tmp_path)
+    many, few = (
+        calls_by_stage(cli("check", recipe, "--set", judge, "--set", f"responses.limit={limit}")[1])["evaluate"]
+        for limit in (30, 3)
+    )
+    assert many - few == 2 * (30 - 3)  # a test pair a speech at most, in both orders
 
 
 def test_check_counts_by_the_thousand_what_is_on_the_hub(tmp_path, cli):

@@ -154,6 +154,7 @@ def test_a_shard_is_known_by_function_settings_and_content():
 def test_a_damaged_shard_counts_as_unfinished(tmp_path, harm):
     path = tmp_path / "ledger" / "step-1"
     _write_shard(path, ["kept", "kept"])
+    assert path.parent.stat().st_mode & 0o077 == 0, "texts as they came are for their owner alone"
     assert _read_shard(path, 2) == ["kept", "kept"]
     assert _read_shard(path, 3) is None
     path.write_bytes(harm(path.read_bytes()))

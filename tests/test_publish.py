@@ -338,7 +338,7 @@ def hostile(tmp_path, monkeypatch, cli):
             file.write(json.dumps(row) + "\n")
     with (tmp_path / "replies.jsonl").open("w") as file:
         for i, text in enumerate(HOSTILE):
-            for model in ("local:/home/someone/models/warm|one", "plain: [x]\n---"):
+            for model in ("local:/srv/someone/models/warm|one", "plain: [x]\n---"):
                 reply = {
                     "source_id": f"x|{i}]: [",
                     "model": model,
@@ -401,7 +401,7 @@ def test_nothing_of_the_machine_is_published(hostile, tmp_path):
     for file in place.rglob("*"):
         if file.is_file() and file.name != "manifest.json":
             found = file.read_bytes()
-            assert str(tmp_path).encode() not in found and b"10.1.2.3" not in found and b"/home/" not in found, file
+            assert str(tmp_path).encode() not in found and b"10.1.2.3" not in found and b"/srv/" not in found, file
 
 
 def test_an_nc_source_is_not_published_under_a_freer_licence(hostile, tmp_path, cli):
@@ -426,7 +426,7 @@ def test_privacy_that_was_off_is_said_in_bold(hostile):
         ("openai:gpt-4o", "openai:gpt-4o"),
         ("http://10.0.0.1:8000/v1#llama-3", "llama-3"),
         ("https://secret.example/v1", "remote model"),
-        ("local:/home/me/checkpoints/last/", "local:last"),
+        ("local:/srv/me/checkpoints/last/", "local:last"),
         ("local:C:\\models\\last", "local:last"),
         ("vllm:~/models/last", "vllm:last"),
         ("local:meta-llama/Llama-3.2-3B", "local:meta-llama/Llama-3.2-3B"),
@@ -619,10 +619,15 @@ def test_probes_personal_data_and_leakage_come_onto_the_card_without_sample_text
         "recall_on_planted": {"NAME": share},
         "contexts": {"NAME": ["I am Somebody, call me"]},
     }
+    leakage = {
+        "splits": {"train and test": {"pairs": 3}},
+        "external": {f"{kind}secrets/of/alice.jsonl": {"test": {"pairs": 1}} for kind in ("", "/home/", "fastchat:/")},
+        "examples": ["a text of a client"],
+    }
     for stage, name, body in (
         ("ratings", "probes", probes),
         ("speeches", "privacy", privacy),
-        ("speeches", "leakage", {"splits": {"train and test": {"pairs": 3}}, "examples": ["a text of a client"]}),
+        ("speeches", "leakage", leakage),
     ):
         (folder.stage(stage) / f"{name}.json").write_text(json.dumps(body))
     assert publish()[0] == 0
@@ -632,7 +637,8 @@ def test_probes_personal_data_and_leakage_come_onto_the_card_without_sample_text
         "| judge | injection: all: moved | 0.25 (0.125 to 0.5; n 40) |",
         "| NAME | 7 | 0.25 (0.125 to 0.5; n 40) | undefined |",
         "- splits: train and test: pairs: 3",
+        *(f"- external: set {number}, alice.jsonl: test: pairs: 1" for number in (1, 2, 3)),
     ):
         assert line in text, line
-    for words in ("Somebody", "a text of a client", "10.9.8.7", "flipped"):
+    for words in ("Somebody", "a text of a client", "10.9.8.7", "flipped", "secrets"):
         assert words not in text, words

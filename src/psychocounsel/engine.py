@@ -204,7 +204,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _write_shard(path: Path, results: list[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts as they came: for their owner alone
     data = pickle.dumps(results)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:

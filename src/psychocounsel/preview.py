@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from psychocounsel.models.remote import Remote
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.principles import Principle, load_principles, load_topics
 from psychocounsel.principles.prompts import dialogue_text, topic_prompt
+from psychocounsel.publish.licences import check_licence, clear_sources
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Item
 from psychocounsel.ratings.model_judge import ModelJudge
@@ -31,6 +33,7 @@ from psychocounsel.speeches.privacy import reading_request
 from psychocounsel.speeches.sources import KNOWN_SETS, read_source
 
 REPLY_CHARS_PER_TOKEN = 4
+PREVIEW = "preview"  # source of the speeches that stand for others
 COMMON_CHARS = 500  # of a speech between 100 and 1,000
 
 
@@ -89,8 +92,9 @@ def preview(recipe: Recipe, stop: str = "evaluate") -> None:
         judges, splits = recipe.evaluate.judges, recipe.evaluate.speeches
         table.add_row("evaluate", f"{', '.join(judges)} on splits {', '.join(splits)}")
     Console().print(table)
-    title = "Calls for each 1,000 speeches kept, at most" if hub else "Calls, at most"
-    _print_estimates(title, list(estimates(recipe, collection, prices, stages, reread)), prices, recipe.models.budget)
+    rows = list(estimates(recipe, collection, prices, stages, reread))
+    _print_estimates(rows, prices, recipe.models.budget, by_thousand=bool(hub))
+    _print_licences(recipe, collection)
     if (
         "supervised" in stages
         and "/" in recipe.base
@@ -104,7 +108,7 @@ def _a_thousand() -> Collection:
     """A thousand speeches of common length, for what cannot be counted without downloading it."""
     texts = [f"{number} {'x' * COMMON_CHARS}" for number in range(1000)]
     return Collection(
-        len(texts), [Speech(turns=(Turn(role="client", text=text),), source="preview", split="train") for text in texts]
+        len(texts), [Speech(turns=(Turn(role="client", text=text),), source=PREVIEW, split="train") for text in texts]
     )
 
 
@@ -181,7 +185,7 @@ def _contests(
 def _typical(speeches: list[Speech], reply_tokens: int) -> Item:
     """A speech of mean length with a reply as long as it may be."""
     mean = sum(len(dialogue_text(speech.turns)) for speech in speeches) // max(len(speeches), 1)
-    speech = Speech(turns=(Turn(role="client", text="x" * max(mean, 1)),), source="preview")
+    speech = Speech(turns=(Turn(role="client", text="x" * max(mean, 1)),), source=PREVIEW)
     return Item(speech, Response(speech_id=speech.id, model="", text="x" * REPLY_CHARS_PER_TOKEN * reply_tokens))
 
 
@@ -206,7 +210,8 @@ def _told(model: ChatModel) -> str:
     return "recorded" if model.kind.startswith("recorded") else model.name
 
 
-def _print_estimates(title: str, rows: list[Estimate], prices: PriceList, budget: float | None) -> None:
+def _print_estimates(rows: list[Estimate], prices: PriceList, budget: float | None, *, by_thousand: bool) -> None:
+    title = "Calls for 1,000 speeches kept, at most (probes are asked once)" if by_thousand else "Calls, at most"
     columns = [Column(name, justify="right") for name in ("calls", "tokens in", "tokens out", "US dollars")]
     table = Table("stage", "model", *columns, title=title, title_justify="left")
     for row in rows:
@@ -215,6 +220,7 @@ def _print_estimates(title: str, rows: list[Estimate], prices: PriceList, budget
     console = Console()
     console.print(table)
     total = sum(row.cost or 0.0 for row in rows)
+    once = sum(row.cost or 0.0 for row in rows if row.stage == "probes")
     unknown = sorted({row.model for row in rows if row.cost is None and row.calls})
     if total or unknown:
         console.print(f"US dollars at most: {total:,.2f}, by prices of {prices.as_of}")
@@ -222,8 +228,26 @@ def _print_estimates(title: str, rows: list[Estimate], prices: PriceList, budget
         console.print("These prices are old: look at the provider's page and set models.prices.", style="yellow")
     if unknown:
         console.print(f"No price is known for {', '.join(unknown)}; see docs/models.md.", style="yellow")
-    if budget is not None and total > budget:
+    if budget is not None and by_thousand and total > once:
+        enough = max(0.0, 1000 * (budget - once) / (total - once))
+        console.print(f"The budget of {budget:g} is enough for {enough:,.0f} speeches, probably for more.")
+    elif budget is not None and total > budget:
         console.print(f"The budget of {budget:g} could stop this run; what is answered is kept.", style="yellow")
+
+
+def _print_licences(recipe: Recipe, collection: Collection) -> None:
+    """Say before money is spent whether the set may be published as the recipe wants it."""
+    if not recipe.publish.license:
+        return
+    known = {source.load: source.license or KNOWN_SETS.get(source.load, ("", "", ""))[2] for source in
+             recipe.speeches.sources if _is_remote(source.load)}  # fmt: skip
+    found = Counter((speech.source, speech.license) for speech in collection.speeches if speech.source != PREVIEW)
+    try:
+        check_licence(
+            recipe.publish.license, clear_sources({**found, **dict.fromkeys(known.items(), 1)}, recipe.publish.accept)
+        )
+    except UserError as error:
+        Console().print(f"Publishing this would stop: {error}", style="yellow", markup=False)
 
 
 def stages_up_to(stop: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from psychocounsel.ratings.reliability import wilson
 from psychocounsel.records import Record
 
 
@@ -35,7 +36,7 @@ def cluster_mean(
     sizes = np.bincount(member)
     mean = float(sums.sum() / sizes.sum())
     if len(names) < 10 or float(np.ptp(np.asarray(values, dtype=float))) == 0:
-        low, high = _wilson(mean, len(names)) if 0 <= mean <= 1 else (None, None)
+        low, high = wilson(mean, len(names)) if 0 <= mean <= 1 else (None, None)
     else:
         random = np.random.Generator(np.random.Philox(seed))
         weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=bootstrap)
@@ -47,12 +48,6 @@ def cluster_mean(
         n=len(values),
         unit=unit,
     )
-
-
-def _wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * ((share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def count(value: float, unit: str, n: int = 1) -> Figure:

@@ -58,9 +58,9 @@ async def capabilities(model: OpenAIModel, store: CallStore) -> Capabilities:
             found = Capabilities.model_validate(known)
         else:
             found = Capabilities(
-                decision=await _decision(model),
-                strict_schema=_object(await _chat(model, store, SCHEMA)) == {"colour": "blue"},
+                strict_schema=_object(await _chat(model, store, SCHEMA)) == {"colour": "blue"},  # within the budget
                 json_mode=_object(await _chat(model, store, None)) is not None,
+                decision=await _decision(model),
                 probed=date.today(),
             )
             store.note_endpoint(name, found.model_dump(mode="json"))

@@ -94,7 +94,7 @@ def _told(facts: Facts) -> dict[str, Any]:
         "mode": (settings["speeches"].get("privacy") or {}).get("mode", "off"),
         "found": list(_personal(facts.privacy)),
         "dropped": counts["speeches"].get("dropped", {}),
-        "leakage": figure_rows(facts.leakage),
+        "leakage": figure_rows(_without_places(facts.leakage)),
     }
 
 
@@ -114,6 +114,16 @@ def _personal(privacy: Mapping[str, Any]) -> Iterator[tuple[str, int, Any, Any]]
     found, recall, missed = (privacy.get(key) or {} for key in ("found", "recall_on_planted", "expected_misses"))
     for kind in sorted({*found, *recall}):
         yield kind, found.get(kind, 0), recall.get(kind), missed.get(kind)
+
+
+def _without_places(leakage: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of external sets under numbered names that tell no folder of somebody's disk."""
+    named = enumerate(sorted(leakage.get("external", {}).items()), 1)
+    outside = {
+        f"set {number}, {load if load.startswith('hub:') else re.split(r'[/:]', load.rstrip('/'))[-1]}": found
+        for number, (load, found) in named
+    }
+    return {**leakage, "external": outside}
 
 
 def front_matter(facts: Facts) -> dict[str, Any]:

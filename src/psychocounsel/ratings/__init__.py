@@ -112,12 +112,14 @@ def plan_ratings(
 
     Raises UserError when `table.answer` is 'auto': what an endpoint honours is found out by asking it.
     """
-    form = table.answer
-    if form == "auto":
-        raise UserError("ratings.answer = 'auto' asks the endpoint first; name a form: --set ratings.answer=schema")
     by_id = {speech.id: speech for speech in speeches}
     for judge in open_judges(table.judges, table, models):
         if isinstance(judge, ModelJudge) and isinstance(judge.model, Remote):
+            form = table.answer
+            if form == "auto":
+                raise UserError(
+                    "ratings.answer = 'auto' asks the endpoint first; name a form: --set ratings.answer=schema"
+                )
             for response in responses:
                 if response.text:
                     item = Item(by_id[response.speech_id], response)

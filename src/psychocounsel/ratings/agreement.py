@@ -36,16 +36,7 @@ class Intervals:
     unit: Literal["speech", "reply"] = "speech"
 
 
-DEFAULT, NONE = Intervals(), Intervals(bootstrap=0)
-
-
-def judge_agreement(ratings: Iterable[Rating], principles: Sequence[Principle]) -> dict[str, dict[str, Any]]:
-    """By principle: quadratic kappa pooled over doubly rated responses, Krippendorff's alpha (ordinal), n.
-
-    Values are None where they are undefined (no doubly rated response, or no variation), never 1.
-    """
-    scores = long_form(ratings, principles)
-    return _summary(_compare(scores, panel(scores, range(len(scores.judges))), NONE)[0])
+DEFAULT = Intervals()
 
 
 def agreement_table(
@@ -101,6 +92,7 @@ def mean_kappa(agreement: Mapping[str, Mapping[str, Any]]) -> float | None:
 
 
 def _summary(comparison: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By principle: quadratic kappa pooled over doubly rated responses, Krippendorff's alpha (ordinal), n."""
     return {
         name: {"kappa": row["kappa_quadratic"]["value"], "alpha": row["alpha"]["value"], "n": row["n"]}
         for name, row in comparison["principles"].items()
