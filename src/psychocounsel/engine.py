@@ -261,6 +261,14 @@ def _pieces(value: Any) -> Iterator[bytes]:
 
 @functools.cache
 def _source(module: str) -> bytes:
-    """Hash of a module's file, so that results of older code are not taken for those of today's."""
-    place = getattr(sys.modules.get(module), "__file__", None)
-    return hashlib.blake2b(Path(place).read_bytes(), digest_size=16).digest() if place else b""
+    """Hash of the code a function may call, so that results of older code are not taken for those of today's: all of
+    this package for its own functions, else the module's file."""
+    if module.partition(".")[0] == __name__.partition(".")[0]:
+        files = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".toml", ".txt"))
+    else:
+        place = getattr(sys.modules.get(module), "__file__", None)
+        files = [Path(place)] if place else []
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.digest()

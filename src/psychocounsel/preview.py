@@ -106,10 +106,12 @@ def preview(recipe: Recipe, stop: str = "evaluate") -> None:
 
 def _a_thousand() -> Collection:
     """A thousand speeches of common length, for what cannot be counted without downloading it."""
-    texts = [f"{number} {'x' * COMMON_CHARS}" for number in range(1000)]
-    return Collection(
-        len(texts), [Speech(turns=(Turn(role="client", text=text),), source=PREVIEW, split="train") for text in texts]
-    )
+    turns = [(Turn(role="client", text=f"{number} {'x' * COMMON_CHARS}"),) for number in range(1000)]
+    speeches = [
+        Speech(turns=said, source=PREVIEW, split="test" if number % 10 < 2 else "train")  # as the default shares
+        for number, said in enumerate(turns)
+    ]
+    return Collection(len(speeches), speeches)
 
 
 def _training(recipe: Recipe) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from psychocounsel.errors import UserError
@@ -30,12 +29,11 @@ async def ask(model: ChatModel, request: Request, store: CallStore) -> Completio
         raw = store.find(call_id)
         if raw is not None:
             return model.read(raw).model_copy(update={"call_id": call_id, "cached": True})
-        raw = await _call(model, request, store, call_id)
-        return model.read(raw).model_copy(update={"call_id": call_id})
+        return (await _call(model, request, store, call_id)).model_copy(update={"call_id": call_id})
 
 
-async def _call(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
-    """The raw body of a call, tried as often as its endpoint allows."""
+async def _call(model: ChatModel, request: Request, store: CallStore, call_id: str) -> Completion:
+    """The answer to a call, tried as often as its endpoint allows."""
     _stop_if_stopping(store)
     most = await store.budget.reserve(model, request) if store.budget else 0.0
     try:
@@ -47,7 +45,7 @@ async def _call(model: ChatModel, request: Request, store: CallStore, call_id: s
             store.budget.release(most)
 
 
-async def _persist(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
+async def _persist(model: ChatModel, request: Request, store: CallStore, call_id: str) -> Completion:
     """Attempts until one succeeds. A rate limit is no failure: it is waited out, and not counted as an attempt."""
     attempts = model.table.attempts if isinstance(model, Remote) else ModelsTable().attempts
     wait, waited = FIRST_WAIT_S, 0.0
@@ -67,42 +65,58 @@ async def _persist(model: ChatModel, request: Request, store: CallStore, call_id
             wait *= 1 if told else 2
 
 
-async def _attempt(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
+async def _attempt(model: ChatModel, request: Request, store: CallStore, call_id: str) -> Completion:
     """One attempt behind the endpoint's limiter. Once sent, it is waited for and stored whatever happens to us."""
-    limiter = model.limiter if isinstance(model, Remote) else None
-    async with limiter or nullcontext():
+    if isinstance(model, Remote):
+        await model.limiter.enter()
+    if store.stopping:
+        if isinstance(model, Remote):
+            model.limiter.leave()
         _stop_if_stopping(store)
-        try:
-            raw = await asyncio.shield(store.keep(_send(model, request, store, call_id)))
-        except TryAgain as trouble:
-            if limiter and trouble.limited:
-                limiter.refused(trouble.wait)
-            raise
-        if limiter:
-            limiter.answered()
-        return raw
+    return await asyncio.shield(store.keep(_send(model, request, store, call_id)))
 
 
-async def _send(model: ChatModel, request: Request, store: CallStore, call_id: str) -> str:
-    """Send, then store what came: the raw body whether or not it can be read."""
-    limit = model.table.timeout if isinstance(model, Remote) else None
+async def _send(model: ChatModel, request: Request, store: CallStore, call_id: str) -> Completion:
+    """Send, then store what came: the raw body whether or not it can be read. The place behind the limiter is free
+    again as soon as the answer is here, so that no endpoint waits for our disk."""
     try:
-        async with asyncio.timeout(limit):
-            raw = await model.send(request)
+        raw = await _answer(model, request)
     except TimeoutError:
+        await _lose(model, request, store, call_id, None)
+        limit = model.table.timeout if isinstance(model, Remote) else None
         raise TryAgain(f"no answer within {limit:g} s" if limit else "no answer in time") from None
     raw = raw.encode("utf-8", "replace").decode()  # half a character cannot be stored, nor what is committed with it
     try:
         completion = model.read(raw)
     except UserError as error:
-        store.unreadable(call_id, raw)
-        await store.saved()
+        await _lose(model, request, store, call_id, raw)
         if isinstance(model, Remote):
             raise TryAgain(str(error).removeprefix(f"{model.name}: ").removesuffix(f"; {LOST}")) from error
         raise
     store.finish(call_id, raw, completion, store.budget.settle(model, completion) if store.budget else None)
     await store.saved()
-    return raw
+    return completion
+
+
+async def _answer(model: ChatModel, request: Request) -> str:
+    if not isinstance(model, Remote):
+        return await model.send(request)
+    try:
+        async with asyncio.timeout(model.table.timeout):
+            raw = await model.send(request)
+        model.limiter.answered()
+        return raw
+    except TryAgain as trouble:
+        if trouble.limited:
+            model.limiter.refused(trouble.wait)
+        raise
+    finally:
+        model.limiter.leave()
+
+
+async def _lose(model: ChatModel, request: Request, store: CallStore, call_id: str, raw: str | None) -> None:
+    store.lost(call_id, raw, store.budget.lost(model, request) if store.budget else None)
+    await store.saved()
 
 
 def _stop_if_stopping(store: CallStore) -> None:

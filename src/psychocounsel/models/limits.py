@@ -30,7 +30,8 @@ class Limiter:
         self.last_cut = -math.inf
         self.waiting: deque[asyncio.Future[None]] = deque()
 
-    async def __aenter__(self) -> None:
+    async def enter(self) -> None:
+        """Wait for a place, and for the end of a pause that the endpoint asked for."""
         if self.active < int(self.limit) and not self.waiting:
             self.active += 1
         else:
@@ -40,19 +41,22 @@ class Limiter:
                 await place
             except asyncio.CancelledError:
                 if place.done() and not place.cancelled():
-                    self._leave()  # a place given to a call that is no more goes to the next
+                    self.leave()  # a place given to a call that is no more goes to the next
                 raise
         try:
             while (wait := self.open_from - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
         except asyncio.CancelledError:
-            self._leave()
+            self.leave()
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        self.leave()
+
+    async def __aenter__(self) -> None:
+        await self.enter()
 
     def answered(self) -> None:
         """An answer came: a little more is possible."""
@@ -66,7 +70,8 @@ class Limiter:
             self.limit, self.last_cut, self.starting = max(1.0, self.limit / 2), now, False
             self.cuts += 1
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give the place to the next in line."""
         self.active -= 1
         self._admit()
 

@@ -109,8 +109,8 @@ class Budget:
 
         Raises UserError when what is spent already leaves too little.
         """
-        price = self.prices.find(model)
-        if price is None:
+        most = self.most(model, request)
+        if most is None:
             if self.limit is not None:
                 raise UserError(
                     f'{model.name}: no price is known, so the budget cannot be kept; add [model."NAME"] with input '
@@ -118,9 +118,6 @@ class Budget:
                 )
             self.unpriced.add(model.name)
             most = 0.0
-        else:
-            overhead = SCHEMA_TOKENS if request.answer_schema else 0
-            most = price.of(tokens_in(request, FEWEST_BYTES_PER_TOKEN) + overhead, tokens_out(request))
         while self.limit is not None and most > 0 and self.spent + self.reserved + most > self.limit:
             if self.spent + most > self.limit:
                 raise UserError(
@@ -141,6 +138,19 @@ class Budget:
         for place in waiting:
             if not place.done():
                 place.set_result(None)
+
+    def most(self, model: ChatModel, request: Request) -> float | None:
+        """The most US dollars a call can cost; None when its price is not known."""
+        price = self.prices.find(model)
+        overhead = SCHEMA_TOKENS if request.answer_schema else 0
+        used = tokens_in(request, FEWEST_BYTES_PER_TOKEN) + overhead
+        return None if price is None else price.of(used, tokens_out(request))
+
+    def lost(self, model: ChatModel, request: Request) -> float | None:
+        """Count a try that brought nothing readable as if it cost the most: some services bill it."""
+        cost = self.most(model, request)
+        self.spent += cost or 0.0
+        return cost
 
     def settle(self, model: ChatModel, completion: Completion) -> float | None:
         """Count a finished call. Returns its US dollars, None when its price is not known."""

@@ -35,6 +35,7 @@ CREATE TEMP VIEW calls AS SELECT *, 0 AS tokens_in, 0 AS tokens_out, NULL AS cos
 CREATE TEMP TABLE endpoints (id TEXT, found TEXT);
 """
 SINCE_1 = ("tokens_in INTEGER NOT NULL DEFAULT 0", "tokens_out INTEGER NOT NULL DEFAULT 0", "cost REAL")
+ADDED = "cost = COALESCE(cost + ?, ?, cost)"
 Statement = tuple[str, tuple[Any, ...]]
 
 
@@ -48,7 +49,7 @@ class CallStore:
     def __init__(self, path: Path, budget: Budget | None = None, *, read_only: bool = False) -> None:
         self.path, self.budget, self.read_only = path, budget, read_only
         self.sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.in_flight: set[asyncio.Task[str]] = set()
+        self.in_flight: set[asyncio.Task[Completion]] = set()
         self.stopping = False
         self._queue: list[Statement] = []
         self._saving: asyncio.Task[None] | None = None
@@ -142,17 +143,22 @@ class CallStore:
                     self._known.add(key)
         body: dict[str, Any] = {"messages": slim, "sampling": request.sampling, "schema": request.answer_schema}
         body |= {"sample": request.sample, "form": request.form, "questions": request.questions}
-        insert = "INSERT OR REPLACE INTO calls (id, kind, model, request, status) VALUES (?, ?, ?, ?, 'pending')"
+        insert = (
+            "INSERT INTO calls (id, kind, model, request, status) VALUES (?, ?, ?, ?, 'pending') "
+            "ON CONFLICT (id) DO UPDATE SET status = 'pending', raw = NULL"  # what its lost tries cost stays
+        )
         self._queue.append((insert, (call_id, model.kind, model.name, json.dumps(body))))
 
     def finish(self, call_id: str, raw: str, completion: Completion, cost: float | None) -> None:
         """Keep the raw body of a call, its tokens and what it cost; on disk after `saved`."""
-        query = "UPDATE calls SET status = 'done', raw = ?, tokens_in = ?, tokens_out = ?, cost = ? WHERE id = ?"
-        self._queue.append((query, (raw, completion.tokens_in, completion.tokens_out, cost, call_id)))
+        counts = (completion.tokens_in, completion.tokens_out)
+        query = f"UPDATE calls SET status = 'done', raw = ?, tokens_in = ?, tokens_out = ?, {ADDED} WHERE id = ?"
+        self._queue.append((query, (raw, *counts, cost, cost, call_id)))
 
-    def unreadable(self, call_id: str, raw: str) -> None:
-        """The body of this call is no answer: it stays to be looked at, and the call is asked again."""
-        self._queue.append(("UPDATE calls SET status = 'pending', raw = ? WHERE id = ?", (raw, call_id)))
+    def lost(self, call_id: str, raw: str | None, cost: float | None) -> None:
+        """A try brought no answer: what came stays to be looked at, its cost is counted, the call is asked again."""
+        query = f"UPDATE calls SET status = 'pending', raw = ?, {ADDED} WHERE id = ?"
+        self._queue.append((query, (raw, cost, cost, call_id)))
 
     async def saved(self) -> None:
         """Wait until everything noted so far is on the disk. Calls that wait together share one commit."""
@@ -195,7 +201,7 @@ class CallStore:
             remedy = "free some disk space" if full else DAMAGED
             raise UserError(f"{self.path}: cannot write ({error}); {remedy}, then run the same command") from error
 
-    def keep(self, sending: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
+    def keep(self, sending: Coroutine[Any, Any, Completion]) -> asyncio.Task[Completion]:
         """Send in a task of its own, known to the store until it is done."""
         task = asyncio.create_task(sending)
         self.in_flight.add(task)

@@ -106,7 +106,8 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
     load_principles(recipe.principles)
     folder = RunFolder(root / recipe.name)
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(mode=0o700, exist_ok=True)  # client texts are for whoever runs this; open it up by chmod
         with _locked(folder.path):
             _run_locked(recipe, folder, options)
     except KeyboardInterrupt:

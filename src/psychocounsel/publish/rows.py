@@ -9,7 +9,7 @@ from typing import Any
 
 from psychocounsel.preference import RATED, flat_row
 from psychocounsel.principles.prompts import chat_messages
-from psychocounsel.records import Pair, Response, Speech
+from psychocounsel.records import Pair, Response, Speech, content_id
 
 Row = dict[str, Any]
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # ours: the hub's
@@ -59,7 +59,7 @@ def scores_row(item: Published) -> Row:
         "chosen_id": pair.chosen,
         "rejected_id": pair.rejected,
         "source": speech.source,
-        "source_id": speech.source_id,
+        "source_id": content_id(speech.source_id),  # a hash: some sources name rows by user names or addresses
         "license": speech.license,
         "topic": speech.topic,
         "stage": speech.stage,

@@ -123,6 +123,8 @@ def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
         raise UserError("; ".join(f"{where}: {_explain(problem)}" for problem in error.errors()[:3])) from None
     if recipe.speeches.min_chars > recipe.speeches.max_chars:
         raise UserError(f"{where}: speeches.min_chars is larger than speeches.max_chars; no speech could pass")
+    if recipe.responses.samples > 1 and recipe.responses.temperature == 0:
+        raise UserError(f"{where}: several responses.samples at responses.temperature = 0 would pay for equal replies")
     if recipe.speeches.dev + recipe.speeches.test >= 1:
         raise UserError(f"{where}: speeches.dev + speeches.test must be below 1; nothing is left to train on")
     speeches = recipe.speeches
