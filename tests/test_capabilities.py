@@ -266,7 +266,7 @@ def test_probes_count_in_the_budget_and_need_a_price_when_there_is_a_limit(tmp_p
         asked = len(server.asked)
         with pytest.raises(UserError, match=r"models\.budget"):
             probe(tmp_path / "b", server, Budget(prices, 0.001))
-        assert server.paths()[asked:] == ["/v1/systemone", "/v1/decisions"], "paths that are unknown there cost nothing"
+        assert server.paths()[asked:] == [], "nothing is sent that the budget cannot judge"
 
 
 def test_client_text_is_in_no_probe(tmp_path):
