@@ -34,18 +34,8 @@ class AnthropicModel(Remote):
         self._key = key_from("ANTHROPIC_API_KEY", name)
 
     def _open(self) -> Any:
-        import openai
-
-        seconds = self.table.timeout
-        headers = {"x-api-key": self._key, "anthropic-version": VERSION}
-        return openai.AsyncOpenAI(  # only its transport is used; the key goes into Anthropic's own header
-            api_key="unused",
-            base_url=self.url,
-            max_retries=0,
-            timeout=seconds,
-            default_headers=headers,
-            http_client=openai.DefaultAioHttpClient(base_url=self.url, timeout=seconds),
-        )
+        # only the SDK's transport is used; the key goes into Anthropic's own header
+        return self._sdk("unused", {"x-api-key": self._key, "anthropic-version": VERSION})
 
     def can_answer(self, request: Request) -> bool:
         return True

@@ -54,16 +54,7 @@ class OpenAIModel(Remote):
     def _open(self) -> Any:
         import openai
 
-        seconds = self.table.timeout  # of silence; the whole call is timed in calls.py, against servers that drip
-        headers: dict[str, Any] = {} if self.url == OPENAI_URL else dict.fromkeys(OPENAI_HEADERS, openai.omit)
-        return openai.AsyncOpenAI(  # base_url said outright: OPENAI_BASE_URL must not send the key elsewhere
-            api_key=self._key,
-            base_url=self.url,
-            max_retries=0,
-            timeout=seconds,
-            default_headers=headers,
-            http_client=openai.DefaultAioHttpClient(base_url=self.url, timeout=seconds),
-        )
+        return self._sdk(self._key, {} if self.url == OPENAI_URL else dict.fromkeys(OPENAI_HEADERS, openai.omit))
 
     def can_answer(self, request: Request) -> bool:
         return True

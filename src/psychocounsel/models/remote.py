@@ -57,7 +57,21 @@ class Remote:
         return self._client
 
     def _open(self) -> Any:
+        """A client for the address and key of this model; how it is done differs by endpoint."""
         raise NotImplementedError
+
+    def _sdk(self, key: str, headers: dict[str, Any]) -> Any:
+        import openai
+
+        seconds = self.table.timeout  # of silence; the whole call is timed in calls.py, against servers that drip
+        return openai.AsyncOpenAI(  # base_url said outright: OPENAI_BASE_URL must not send the key elsewhere
+            api_key=key,
+            base_url=self.url,
+            max_retries=0,
+            timeout=seconds,
+            default_headers=headers,
+            http_client=openai.DefaultAioHttpClient(base_url=self.url, timeout=seconds),
+        )
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
