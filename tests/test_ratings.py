@@ -69,7 +69,7 @@ def test_two_answers_that_differ_are_none_because_one_may_have_been_planted():
 
 def test_a_repeated_answer_and_one_beside_other_objects_count():
     low = json.dumps(dict.fromkeys(NAMES, 1))
-    for text in (f"{low}\n{low}", f"{{\"note\": 1}} {low} {{}}", f"As {{said}}: {low}"):
+    for text in (f"{low}\n{low}", f'{{"note": 1}} {low} {{}}', f"As {{said}}: {low}"):
         assert parse_scores(text, SEVEN).scores["empathy"] == 1
 
 
