@@ -199,7 +199,9 @@ def test_micro_batches_hold_everything_once_and_respect_the_row_limit(shapes, ro
     assert lengths == sorted(lengths, reverse=True)  # the largest batch comes first: memory trouble shows at once
 
 
-@pytest.mark.parametrize("kind", ["supervised", "dpo", "ipo", "reward", "reward with margin and centring"])
+@pytest.mark.parametrize(
+    "kind", ["supervised", "dpo", "ipo", "apo_zero", "reward", "reward with margin, weights and centring"]
+)
 def test_micro_batching_changes_neither_loss_nor_gradients(
     kind, tokenizer, llama, model_folder, speeches, responses, pairs
 ):
@@ -209,11 +211,11 @@ def test_micro_batching_changes_neither_loss_nor_gradients(
     groups = pair_groups(Encoder(tokenizer, 256), pairs["train"], by_speech, by_id)
     if kind == "supervised":
         model, task = llama(0), supervised_task(kind, groups, [])
-    elif kind in ("dpo", "ipo"):
+    elif kind in ("dpo", "ipo", "apo_zero"):
         model, task = llama(0), policy_task(kind, groups, [], PolicyTable(loss=kind))
         add_reference(llama(1), groups, tokenizer.pad_token_id, 8)
     else:
-        table = RewardTable(margin=True, centre=0.1) if "margin" in kind else RewardTable()
+        table = RewardTable(margin=True, weight_by_gap=True, centre=0.1) if "margin" in kind else RewardTable()
         model, task = (
             load_scorer(str(model_folder), tokenizer.pad_token_id, len(tokenizer)),
             reward_task(groups, [], table),

@@ -31,6 +31,13 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
         judges = open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models)
         labellers = [(name, family_of(name)) for name in raters]
         check_independence(judges, labellers, recipe.base, recipe.evaluate)
+    if "policy" in stages and ":" in recipe.policy.loss:  # a user's own: tried now, not after hours of training
+        from psychocounsel.models.weights import require_training
+
+        require_training()
+        from psychocounsel.training.policy_losses import open_loss
+
+        open_loss(recipe.policy)
     if "publish" in stages:
         from psychocounsel.pipeline.publishing import check_publish
 

@@ -16,7 +16,8 @@ from psychocounsel.recipe import PolicyTable
 from psychocounsel.training.batches import Batch, Encoder, Group, collate, micro_batches
 from psychocounsel.training.checkpoints import save_model
 from psychocounsel.training.loop import Task, precision, train
-from psychocounsel.training.losses import POLICY_LOSSES, sequence_log_probabilities
+from psychocounsel.training.losses import sequence_log_probabilities
+from psychocounsel.training.policy_losses import open_loss
 
 
 def policy_task(
@@ -26,22 +27,20 @@ def policy_task(
     table: PolicyTable,
     max_steps: int | None = None,
 ) -> Task:
-    """A preference loss over all pairs of a prompt from one forward; groups carry their reference log-probabilities."""
-    loss = POLICY_LOSSES[table.loss]
+    """A preference loss over all pairs of a prompt from one forward; groups carry their reference log-probabilities.
+
+    The implicit reward is beta * (log pi - log ref), and beta * log pi for a loss without a reference.
+    """
+    loss = open_loss(table)
 
     def compute(model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         logp = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply).float()
-        reference = batch.reference
+        reference = batch.reference if loss.reference else torch.zeros_like(logp)
         if table.length_normalised:
             length = batch.reply.sum(-1)
             logp, reference = logp / length, reference / length
-        losses = loss(
-            logp[batch.chosen],
-            logp[batch.rejected],
-            reference[batch.chosen],
-            reference[batch.rejected],
-            table.beta,
-        )
+        read = (logp, reference) if loss.reference else (logp,)
+        losses = loss.function(*(values[rows] for values in read for rows in (batch.chosen, batch.rejected)))
         rewards = table.beta * (logp - reference).detach()
         margin = rewards[batch.chosen] - rewards[batch.rejected]
         figures = {
@@ -83,11 +82,12 @@ def train_policy(
     train_groups, dev_groups = groups
     if not train_groups:
         raise UserError(f"{name}: there are no train pairs; lower pairs.gap or the least margin")
+    task = policy_task(name, train_groups, dev_groups, table, max_steps)
     tokenizer, model = load_policy(start)
     model.float()
-    with torch.autocast(device(), torch.bfloat16, enabled=precision(table) == "bf16"):  # as in training
-        add_reference(model, [*train_groups, *dev_groups], tokenizer.pad_token_id, table.micro_batch)
-    task = policy_task(name, train_groups, dev_groups, table, max_steps)
+    if open_loss(table).reference:
+        with torch.autocast(device(), torch.bfloat16, enabled=precision(table) == "bf16"):  # as in training
+            add_reference(model, [*train_groups, *dev_groups], tokenizer.pad_token_id, table.micro_batch)
     state = train(model, task, table, seed, folder, tokenizer.pad_token_id)
     save_model(folder / "model", model, tokenizer)
     return {"pairs": sum(len(group.pairs) for group in train_groups), "steps": state["step"],

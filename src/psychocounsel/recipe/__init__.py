@@ -33,6 +33,7 @@ from psychocounsel.recipe.training import (
     RewardTable,
     SupervisedTable,
     Training,
+    loss_fault,
 )
 
 DATA_VARIABLE = "PSYCHOCOUNSEL_DATA"
@@ -127,6 +128,8 @@ def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
         raise UserError(f"{where}: several responses.samples at responses.temperature = 0 would pay for equal replies")
     if recipe.speeches.dev + recipe.speeches.test >= 1:
         raise UserError(f"{where}: speeches.dev + speeches.test must be below 1; nothing is left to train on")
+    if fault := loss_fault(recipe.policy):
+        raise UserError(f"{where}: {fault}")
     speeches = recipe.speeches
     named = [*recipe.responses.models, *recipe.ratings.judges, *recipe.evaluate.judges]
     if any(map(holds_secret, [*named, speeches.topics, speeches.privacy.model])):

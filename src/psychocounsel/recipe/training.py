@@ -6,7 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from psychocounsel.errors import nearest
 from psychocounsel.recipe.tables import Fraction, Positive, Table
+
+# the policy losses and what each needs besides beta; their functions are in training/, which is too heavy to read here
+LOSSES: dict[str, tuple[str, ...]] = {
+    "dpo": (),
+    "ipo": (),
+    "cdpo": ("smoothing",),
+    "robust": ("smoothing",),
+    "hinge": (),
+    "apo_zero": (),
+    "simpo": ("gamma",),
+}
 
 
 class Training(Table):
@@ -62,6 +74,9 @@ class RewardTable(Training):
     centre: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="weight of (r_chosen + r_rejected)^2, keeps scores around 0"
     )
+    weight_by_gap: bool = Field(
+        default=False, description="weigh each pair by its rated gap over the mean gap of the train pairs"
+    )
 
 
 class OnlineTable(Table):
@@ -88,9 +103,39 @@ class PolicyTable(Training):
     epochs: Annotated[float, Field(gt=0)] = 3
     batch: Positive = 64
     beta: Annotated[float, Field(gt=0)] = 0.1
-    loss: Literal["dpo", "ipo"] = "dpo"
+    loss: str = Field(default="dpo", description="a name in LOSSES, or package.module:object for a function of yours")
+    smoothing: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
+        default=None, description="share of pairs taken to be labelled the wrong way round (cdpo, robust)"
+    )
+    gamma: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="margin that beta times the difference of mean log-probabilities should pass (simpo)"
+    )
     length_normalised: bool = Field(default=False, description="mean instead of summed log-probabilities of a reply")
     online: OnlineTable = OnlineTable()
+
+
+def loss_fault(table: PolicyTable) -> str:
+    """What is wrong with a policy's loss and its settings, with the remedy; '' when nothing is."""
+    module, colon, attribute = table.loss.partition(":")
+    own = bool(module and colon and attribute)
+    if table.loss not in LOSSES and not own:
+        return (
+            f"'policy.loss': '{table.loss}' is not a known loss{nearest(table.loss, list(LOSSES))}; known are "
+            f"{', '.join(LOSSES)}, or write package.module:object for a function of yours"
+        )
+    needed = LOSSES.get(table.loss, ())
+    for name, example in (("smoothing", 0.1), ("gamma", 0.5)):
+        if name in needed and getattr(table, name) is None:
+            return f"policy.loss = '{table.loss}' needs policy.{name}, for example {example}"
+        if name not in needed and getattr(table, name) is not None:
+            readers = " or ".join(loss for loss, names in LOSSES.items() if name in names)
+            return f"policy.{name} is read by {readers} only, not by policy.loss = '{table.loss}'; leave it out"
+    if table.loss == "simpo" and not table.length_normalised:
+        return (
+            "policy.loss = 'simpo' compares mean log-probabilities; set policy.length_normalised = true, and "
+            "policy.beta to 2 or more"
+        )
+    return ""
 
 
 class EvaluateTable(Table):

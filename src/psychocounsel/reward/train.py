@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,17 @@ def pair_groups(
 
 
 def reward_task(train_groups: Sequence[Group], dev_groups: Sequence[Group], table: RewardTable) -> Task:
-    """Bradley-Terry over all pairs of a prompt from one forward; steps and averages count pairs."""
+    """Bradley-Terry over all pairs of a prompt from one forward; steps and averages count pairs.
+
+    Weights by gap have mean 1 over the train pairs, not over a batch: a pair weighs the same wherever it stands.
+    """
+    scale = mean_gap(train_groups) if table.weight_by_gap else 1.0
 
     def compute(model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         scores = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, 0].float()
         chosen, rejected = scores[batch.chosen], scores[batch.rejected]
-        losses = bradley_terry(chosen, rejected, batch.gaps if table.margin else None)
+        weight = batch.gaps / scale if table.weight_by_gap else None
+        losses = bradley_terry(chosen, rejected, batch.gaps if table.margin else None, weight)
         if table.centre:
             losses = losses + table.centre * centring(chosen, rejected)
         difference = (chosen - rejected).detach()
@@ -58,6 +64,15 @@ def reward_task(train_groups: Sequence[Group], dev_groups: Sequence[Group], tabl
         compute,
         lambda batch: len(batch.chosen),
     )
+
+
+def mean_gap(groups: Sequence[Group]) -> float:
+    """Mean rated gap of all pairs. Raises UserError when it is no positive number."""
+    gaps = [gap for group in groups for gap in group.gaps]
+    mean = math.fsum(gaps) / max(len(gaps), 1)
+    if not 0 < mean < math.inf:
+        raise UserError(f"reward.weight_by_gap: the mean gap of the train pairs is {mean}; it must be above 0")
+    return mean
 
 
 def train_reward(

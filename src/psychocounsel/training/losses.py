@@ -1,23 +1,27 @@
-"""Losses as functions of scores or log-probabilities, one value per pair (or per token), float32."""
+"""Losses as functions of scores or log-probabilities, one value per pair (or per token), float32.
+
+No loss here mixes pairs, so that micro-batches change nothing. Nothing is clamped: NaN and infinity come out as such,
+and the training loop stops on them.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DPOLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
+def bradley_terry(
+    chosen: Tensor, rejected: Tensor, margin: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """-weight log sigma(r_chosen - r_rejected - margin) for scores of shape (pairs,); returns (pairs,).
 
-def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
-    """-log sigma(r_chosen - r_rejected - margin) for scores of shape (pairs,); returns (pairs,).
-
-    Bradley & Terry 1952; the margin is that of Llama 2 (Touvron et al. 2023, arXiv 2307.09288, eq. 2).
+    Bradley & Terry 1952; the margin is that of Llama 2 (Touvron et al. 2023, arXiv 2307.09288, eq. 2), the weight that
+    of the scaled loss of HelpSteer2-Preference (Wang et al. 2024, arXiv 2410.01257).
     """
     difference = chosen - rejected
-    return -F.logsigmoid(difference if margin is None else difference - margin)
+    losses = -F.logsigmoid(difference if margin is None else difference - margin)
+    return losses if weight is None else weight * losses
 
 
 def dpo(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float) -> Tensor:
@@ -36,6 +40,71 @@ def ipo(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_re
     return ((chosen - reference_chosen) - (rejected - reference_rejected) - 1 / (2 * beta)) ** 2
 
 
+def cdpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    beta: float,
+    smoothing: float,
+) -> Tensor:
+    """-(1 - e) log sigma(d) - e log sigma(-d), d = beta * difference of log-ratios, e = smoothing; shape (pairs,).
+
+    Conservative DPO: least where the policy prefers the chosen reply with probability 1 - e. Inputs as in `dpo`.
+    Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO" (ericmitchell.ai/cdpo.pdf).
+    """
+    right = dpo(chosen, rejected, reference_chosen, reference_rejected, beta)
+    wrong = dpo(rejected, chosen, reference_rejected, reference_chosen, beta)
+    return (1 - smoothing) * right + smoothing * wrong
+
+
+def robust_dpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    beta: float,
+    smoothing: float,
+) -> Tensor:
+    """(-(1 - e) log sigma(d) + e log sigma(-d)) / (1 - 2e), d and e as in `cdpo`, e below 1/2; shape (pairs,).
+
+    Its expectation over labels flipped at rate e is the DPO loss of the true labels. It falls without bound as d grows.
+    Chowdhury et al. 2024, arXiv 2403.00409.
+    """
+    right = dpo(chosen, rejected, reference_chosen, reference_rejected, beta)
+    wrong = dpo(rejected, chosen, reference_rejected, reference_chosen, beta)
+    return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
+
+
+def hinge(
+    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
+) -> Tensor:
+    """max(0, 1 - beta * difference of log-ratios), shape (pairs,). Inputs as in `dpo`.
+
+    SLiC's loss (Zhao et al. 2023, arXiv 2305.10425) on log-ratios (Liu et al. 2023, arXiv 2309.06657).
+    """
+    return torch.relu(1 - beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))
+
+
+def apo_zero(
+    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
+) -> Tensor:
+    """1 - sigma(beta * log-ratio of chosen) + sigma(beta * log-ratio of rejected), shape (pairs,). Inputs as in `dpo`.
+
+    The form of KTO's loss (Ethayarajh et al. 2024, arXiv 2402.01306) that is defined on a pair: KTO measures each reply
+    against an average over the batch, here that point is 0. D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7.
+    """
+    return torch.sigmoid(-beta * (chosen - reference_chosen)) + torch.sigmoid(beta * (rejected - reference_rejected))
+
+
+def simpo(chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> Tensor:
+    """-log sigma(beta * (chosen - rejected) - gamma), shape (pairs,), without a reference.
+
+    Inputs are mean log-probabilities of the reply tokens. Meng et al. 2024, arXiv 2405.14734.
+    """
+    return -F.logsigmoid(beta * (chosen - rejected) - gamma)
+
+
 def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
     """(r_chosen + r_rejected)^2, shape (pairs,): keeps scores around 0. Eisenstein et al. 2023, arXiv 2312.09244."""
     return (chosen + rejected) ** 2
@@ -45,9 +114,6 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(logits)[target]: logits (..., vocabulary), targets (...); float32 in the shape of targets."""
     flat = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
     return flat.view(targets.shape)
-
-
-POLICY_LOSSES: dict[str, DPOLoss] = {"dpo": dpo, "ipo": ipo}
 
 
 def sequence_log_probabilities(model: torch.nn.Module, ids: Tensor, mask: Tensor, reply: Tensor) -> Tensor:
