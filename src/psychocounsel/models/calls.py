@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -180,8 +181,10 @@ def together(lanes: Sequence[Lane[T]], store: CallStore, models: Iterable[ChatMo
                     await model.close()
 
     store.stopping = False
+    gc.freeze()  # a hundred thousand speeches in memory need not be searched for garbage at every few calls
     try:
         asyncio.run(everything())
     finally:
+        gc.unfreeze()
         store.stopping = False
     return [results[place] for place in range(len(results))]

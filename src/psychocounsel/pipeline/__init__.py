@@ -106,8 +106,7 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
     load_principles(recipe.principles)
     folder = RunFolder(root / recipe.name)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        folder.path.mkdir(mode=0o700, exist_ok=True)  # client texts are for whoever runs this; open it up by chmod
+        folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # clients' texts: for whoever runs this
         with _locked(folder.path):
             _run_locked(recipe, folder, options)
     except KeyboardInterrupt:
