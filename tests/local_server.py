@@ -53,19 +53,25 @@ class LocalServer:
 
 
 @contextmanager
-def serving(answer):
-    """A LocalServer at work, with its `root` (http://127.0.0.1:PORT) and `url` (root/v1)."""
-    server = LocalServer(answer)
-    config = uvicorn.Config(server.app, host="127.0.0.1", port=0, log_level="error", ws="none", lifespan="off")
+def running(app):
+    """The root (http://127.0.0.1:PORT) of an app while it is served."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none", lifespan="off")
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run, daemon=True)
     thread.start()
     while not runner.started:
         time.sleep(0.005)
-    server.root = f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}"
-    server.url = f"{server.root}/v1"
     try:
-        yield server
+        yield f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}"
     finally:
         runner.should_exit = True
         thread.join()
+
+
+@contextmanager
+def serving(answer):
+    """A LocalServer at work, with its `root` (http://127.0.0.1:PORT) and `url` (root/v1)."""
+    server = LocalServer(answer)
+    with running(server.app) as server.root:
+        server.url = f"{server.root}/v1"
+        yield server

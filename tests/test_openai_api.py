@@ -2,12 +2,11 @@
 
 import json
 import socket
-import threading
 import time
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
+from local_server import running
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import calls, open_models
@@ -50,16 +49,9 @@ class Endpoint:
 @pytest.fixture(scope="module")
 def server():
     endpoint = Endpoint()
-    config = uvicorn.Config(endpoint.app, host="127.0.0.1", port=0, log_level="error", ws="none", lifespan="off")
-    runner = uvicorn.Server(config)
-    thread = threading.Thread(target=runner.run, daemon=True)
-    thread.start()
-    while not runner.started:
-        time.sleep(0.01)
-    endpoint.url = f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}/v1"
-    yield endpoint
-    runner.should_exit = True
-    thread.join()
+    with running(endpoint.app) as root:
+        endpoint.url = f"{root}/v1"
+        yield endpoint
 
 
 @pytest.fixture

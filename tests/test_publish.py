@@ -4,14 +4,12 @@ import base64
 import json
 import subprocess
 import sys
-import threading
-import time
 
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from local_server import running
 from tiny_run import (
     DATA_RECIPE,
     command,
@@ -525,16 +523,8 @@ class Hub:
 @pytest.fixture
 def hub():
     made = Hub()
-    config = uvicorn.Config(made.app, host="127.0.0.1", port=0, log_level="error", ws="none", lifespan="off")
-    runner = uvicorn.Server(config)
-    thread = threading.Thread(target=runner.run, daemon=True)
-    thread.start()
-    while not runner.started:
-        time.sleep(0.01)
-    made.url = f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}"
-    yield made
-    runner.should_exit = True
-    thread.join()
+    with running(made.app) as made.url:
+        yield made
 
 
 def pushed(tmp_path, url, **variables):

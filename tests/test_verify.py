@@ -3,14 +3,12 @@
 import json
 import shutil
 import sqlite3
-import threading
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
+from local_server import running
 from tiny_run import write_recipe
 
 from psychocounsel.errors import UserError
@@ -213,19 +211,11 @@ class Endpoint:
 def sourced(tmp_path, cli, monkeypatch):
     """A run whose models and judge were asked over HTTP; the server is gone and no key is set any more."""
     endpoint = Endpoint()
-    config = uvicorn.Config(endpoint.app, host="127.0.0.1", port=0, log_level="error", ws="none", lifespan="off")
-    runner = uvicorn.Server(config)
-    thread = threading.Thread(target=runner.run, daemon=True)
-    thread.start()
-    while not runner.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}"
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    recipe = write_recipe(tmp_path, SOURCED.format(place=tmp_path, url=url))
-    monkeypatch.setenv("PSYCHOCOUNSEL_API_KEY", "sk-not-a-real-key")
-    code, _, err = cli("run", recipe, "--runs", tmp_path, "--to", "pairs")
-    runner.should_exit = True
-    thread.join()
+    with running(endpoint.app) as url:
+        (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+        recipe = write_recipe(tmp_path, SOURCED.format(place=tmp_path, url=url))
+        monkeypatch.setenv("PSYCHOCOUNSEL_API_KEY", "sk-not-a-real-key")
+        code, _, err = cli("run", recipe, "--runs", tmp_path, "--to", "pairs")
     monkeypatch.delenv("PSYCHOCOUNSEL_API_KEY")
     assert code == 0, err
     assert len(endpoint.asked) >= 3 * len(TEXTS)

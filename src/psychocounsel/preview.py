@@ -11,11 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from psychocounsel.errors import UserError, nearest
+from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
 from psychocounsel.models.chat import Answer, ChatModel, Request
 from psychocounsel.models.prices import Price, PriceList, load_prices, tokens_in, tokens_out
 from psychocounsel.models.remote import Remote
+from psychocounsel.pipeline import Options, check_stages
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.principles import Principle, load_principles, load_topics
 from psychocounsel.principles.prompts import dialogue_text, topic_prompt
@@ -27,7 +28,6 @@ from psychocounsel.ratings.probes import planned_calls
 from psychocounsel.recipe import Recipe, data_path
 from psychocounsel.records import Response, Speech, Turn
 from psychocounsel.responses import plan_responses
-from psychocounsel.run import STAGES
 from psychocounsel.speeches import Aids, Collection, collect
 from psychocounsel.speeches.privacy import reading_request
 from psychocounsel.speeches.sources import KNOWN_SETS, read_source
@@ -63,7 +63,9 @@ class Estimate:
 def preview(recipe: Recipe, stop: str = "evaluate") -> None:
     """Print the recipe's plan up to a stage. Opens local sources and models, calls none. Raises UserError as a run
     would."""
-    stages = stages_up_to(stop)
+    options = Options(stop=stop)
+    check_stages(options)
+    stages = options.stages
     principles = load_principles(recipe.principles)
     preflight(recipe, stages)
     prices = load_prices(recipe.models)
@@ -250,13 +252,6 @@ def _print_licences(recipe: Recipe, collection: Collection) -> None:
         )
     except UserError as error:
         Console().print(f"Publishing this would stop: {error}", style="yellow", markup=False)
-
-
-def stages_up_to(stop: str) -> tuple[str, ...]:
-    """The stages of a run that ends with `stop`. Raises UserError for a word that is no stage."""
-    if stop not in STAGES:
-        raise UserError(f"--to {stop}: not a stage{nearest(stop, list(STAGES)) or '.'} They are {', '.join(STAGES)}")
-    return STAGES[: STAGES.index(stop) + 1]
 
 
 def _is_remote(load: str) -> bool:

@@ -101,7 +101,7 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
 
     Raises UserError (with what to do) and RunInterrupted; nothing finished or paid for is lost by either.
     """
-    _check_stages(options)
+    check_stages(options)
     check_engine(options.engine)
     load_principles(recipe.principles)
     folder = RunFolder(root / recipe.name)
@@ -201,7 +201,7 @@ def plan_stage(recipe: Recipe, folder: RunFolder, name: str, reuse: Path | None 
 
 def plan_run(recipe: Recipe, root: Path, options: Options) -> list[Plan]:
     """What `run_recipe` would do, stage by stage, without doing it."""
-    _check_stages(options)
+    check_stages(options)
     folder = RunFolder(root / recipe.name)
     redo = options.redone
     return [
@@ -256,7 +256,8 @@ def _run_stage(run: Run, name: str) -> None:
     _say(f"{name}: {counts_text(counts)} ({seconds:.0f} s)")
 
 
-def _check_stages(options: Options) -> None:
+def check_stages(options: Options) -> None:
+    """Raise a UserError for words that are no stages, and for combinations in which nothing sensible would run."""
     for flag, name in (("--from", options.start), ("--to", options.stop), ("--redo", options.redo)):
         if name and name not in STAGES:
             raise UserError(

@@ -14,11 +14,11 @@ from psychocounsel.pairs import build_pairs
 from psychocounsel.pairs.audit import audit
 from psychocounsel.pipeline.collection import speeches_stage
 from psychocounsel.pipeline.context import Run
-from psychocounsel.ratings import open_judges, rate_responses
+from psychocounsel.ratings import rate_responses
 from psychocounsel.ratings.agreement import Intervals, agreement_table, mean_kappa, short_table
 from psychocounsel.ratings.judge import Item
 from psychocounsel.ratings.probes import probe_all
-from psychocounsel.records import Rating, write_records
+from psychocounsel.records import write_records
 from psychocounsel.responses import respond
 from psychocounsel.run import write_text
 
@@ -45,18 +45,20 @@ def responses_stage(run: Run, folder: Path) -> Counts:
 
 
 def ratings_stage(run: Run, folder: Path) -> Counts:
-    outcome = rate_responses(
-        run.speeches(), run.responses(), run.rubric, run.recipe.ratings, run.store, run.recipe.models
-    )
+    table, speeches, responses = run.recipe.ratings, run.speeches(), run.responses()
+    outcome = rate_responses(speeches, responses, run.rubric, table, run.store, run.recipe.models)
     write_records(folder / "ratings.jsonl", outcome.ratings)
     write_records(folder / "unrated.jsonl", outcome.unrated)
-    speech_of = {response.id: response.speech_id for response in run.responses()}
-    cluster_of = {speech.id: speech.cluster for speech in run.speeches()}
+    speech_of = {response.id: response.speech_id for response in responses}
+    cluster_of = {speech.id: speech.cluster for speech in speeches}
     intervals = Intervals(seed=run.recipe.seed)
     agreement = agreement_table(outcome.ratings, run.rubric, speech_of, cluster_of, intervals)
     write_text(folder / "agreement.json", json.dumps(agreement, indent=1, ensure_ascii=False))
-    if run.recipe.ratings.probes:
-        write_text(folder / "probes.json", json.dumps(_probes(run, outcome.ratings), indent=1))
+    if table.probes:
+        by_id = {speech.id: speech for speech in speeches}
+        items = [Item(by_id[response.speech_id], response) for response in responses]
+        probes = probe_all(outcome.judges, items, outcome.ratings, run.rubric, run.store, table.probes, run.recipe.seed)
+        write_text(folder / "probes.json", json.dumps(probes, indent=1))
     kappa = mean_kappa(short_table(agreement))
     return {
         "ratings": len(outcome.ratings),
@@ -66,13 +68,6 @@ def ratings_stage(run: Run, folder: Path) -> Counts:
         "refused_by_model": outcome.refused_by("model"),
         "mean_kappa": None if kappa is None else round(kappa, 3),
     }
-
-
-def _probes(run: Run, ratings: list[Rating]) -> dict[str, Any]:
-    table, speeches = run.recipe.ratings, {speech.id: speech for speech in run.speeches()}
-    items = [Item(speeches[response.speech_id], response) for response in run.responses()]
-    judges = open_judges(table.judges, table, run.recipe.models)
-    return probe_all(judges, items, ratings, run.rubric, run.store, table.probes, run.recipe.seed)
 
 
 def pairs_stage(run: Run, folder: Path) -> Counts:

@@ -35,9 +35,10 @@ class Unrated(Record):
 
 @dataclass
 class RatingsOutcome:
-    """Ratings, the replies each judge left unrated, and how many came out which way, by judge."""
+    """Ratings by the opened judges, the replies each left unrated, and how many came out which way, by judge."""
 
     ratings: list[Rating]
+    judges: list[Judge] = field(default_factory=list)
     unrated: list[Unrated] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -76,8 +77,8 @@ def rate_responses(
     """
     by_id = {speech.id: speech for speech in speeches}
     items = [Item(by_id[response.speech_id], response) for response in responses if response.text]
-    outcome = RatingsOutcome([])
-    for judge in open_judges(table.judges, table, models):
+    outcome = RatingsOutcome([], open_judges(table.judges, table, models))
+    for judge in outcome.judges:
         if (line := described(judge)) != judge.name:
             print(line, file=sys.stderr)
         able = [item for item in items if judge.can_rate(item)]
