@@ -28,6 +28,8 @@ from psychocounsel.recipe.tables import (
 from psychocounsel.recipe.training import (
     EmbeddedModel,
     EvaluateTable,
+    LoraTable,
+    MixSource,
     OnlineTable,
     PolicyTable,
     RewardTable,
@@ -46,6 +48,8 @@ __all__ = [
     "SECRET",
     "EmbeddedModel",
     "EvaluateTable",
+    "LoraTable",
+    "MixSource",
     "ModelsTable",
     "OnlineTable",
     "PairsTable",

@@ -18,7 +18,21 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "hinge": (),
     "apo_zero": (),
     "simpo": ("gamma",),
+    "principles": (),
 }
+
+
+class LoraTable(Table):
+    """Low-rank adapters instead of all weights (Hu et al. 2021, arXiv 2106.09685); merged when the model is saved."""
+
+    rank: Annotated[int, Field(ge=0)] = Field(default=0, description="rank of the adapters; 0 trains all weights")
+    alpha: Annotated[float, Field(gt=0)] = Field(default=32.0, description="adapters are scaled by alpha / rank")
+    targets: list[str] = Field(
+        default=[], description="names of the linear layers that get adapters; none: all but the output layer"
+    )
+    quantised: bool = Field(
+        default=False, description="keep the frozen weights in 4 bits (QLoRA, arXiv 2305.14314); needs bitsandbytes"
+    )
 
 
 class Training(Table):
@@ -26,18 +40,45 @@ class Training(Table):
 
     lr: Annotated[float, Field(gt=0)]
     epochs: Annotated[float, Field(ge=0)]
-    batch: Positive = Field(description="examples (replies or pairs) per optimizer step")
+    batch: Positive = Field(description="examples (replies or pairs) per optimizer step, over all processes")
     warmup: Fraction = 0.1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        default="adamw", description="adamw_8bit keeps the moments in 8 bits (arXiv 2110.02861); needs bitsandbytes"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
-    max_length: Positive = Field(
-        default=2048, description="tokens of a row; prompt (from its start) and reply are cut to half of it each"
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=2048, description="tokens of prompt and reply; a prompt may fill half of it and loses its oldest turns"
     )
-    micro_batch: Positive = Field(default=16, description="rows in memory at once")
+    too_long: Literal["cut", "drop"] = Field(
+        default="cut", description="a reply that does not fit is cut before its end token, or left out; both are counted"
+    )
+    token_budget: Positive = Field(
+        default=8192, description="tokens in memory at once, in each process; does not change the result"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="less memory for a third more time")
+    lora: LoraTable = LoraTable()
     checkpoint_steps: Positive = Field(default=50, description="steps between checkpoints")
     evaluate_steps: Positive = Field(default=50, description="steps between looks at the dev split")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="looks at the dev split without a better one before training stops; 0 never stops early"
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default=[], description="trackers that get every figure of metrics.jsonl; never texts"
+    )
+
+
+class MixSource(Table):
+    """A general preference set, mixed into the train pairs so that general judgement is kept."""
+
+    load: str = Field(
+        min_length=1, description="a .jsonl, .json or .parquet file, a folder in hub layout, or a hub id"
+    )
+    split: str = Field(default="train", description="the split to take of a folder or hub id")
+    limit: Positive | None = Field(default=None, description="take so many pairs, chosen by content hash")
+    license: str = Field(default="", description="licence of the texts, kept in the run's manifest")
 
 
 class EmbeddedModel(Table):
@@ -77,6 +118,13 @@ class RewardTable(Training):
     weight_by_gap: bool = Field(
         default=False, description="weigh each pair by its rated gap over the mean gap of the train pairs"
     )
+    principles: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of the loss of one more head per principle; 0 makes none"
+    )
+    bootstrap: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="heads that each learn from another resample of the pairs; their spread is uncertainty"
+    )
+    mix: list[MixSource] = Field(default=[], description="general preference sets mixed into the train pairs")
 
 
 class OnlineTable(Table):
@@ -111,6 +159,10 @@ class PolicyTable(Training):
         default=None, description="margin that beta times the difference of mean log-probabilities should pass (simpo)"
     )
     length_normalised: bool = Field(default=False, description="mean instead of summed log-probabilities of a reply")
+    weight_by_gap: bool = Field(
+        default=False, description="weigh each pair by its rated gap over the mean gap of the train pairs"
+    )
+    mix: list[MixSource] = Field(default=[], description="general preference sets mixed into the train pairs")
     online: OnlineTable = OnlineTable()
 
 
