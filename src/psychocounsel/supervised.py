@@ -12,13 +12,19 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import device, load_policy
-from psychocounsel.recipe import EmbeddedModel, SupervisedTable
+from psychocounsel.models.weights import device, load_policy, load_tokenizer
+from psychocounsel.principles.prompts import chat_messages
+from psychocounsel.recipe import EmbeddedModel, LoraTable, SupervisedTable
 from psychocounsel.records import Response, Speech, write_rows
-from psychocounsel.training.batches import Batch, Encoder, Group
-from psychocounsel.training.checkpoints import save_model
+from psychocounsel.training.adapters import add_adapters, quantisation
+from psychocounsel.training.batches import Group
+from psychocounsel.training.checkpoints import finished, save_model
+from psychocounsel.training.encoding import Encoder, group_files
+from psychocounsel.training.examples import Example
 from psychocounsel.training.loop import Task, train
-from psychocounsel.training.losses import token_losses
+from psychocounsel.training.packed import PackedPolicy, opened
+from psychocounsel.training.packs import Pack
+from psychocounsel.training.processes import open_accelerator, prepare
 
 EMBEDDED = "embedded"
 SPECIAL = ("<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -69,24 +75,33 @@ def supervise(texts: Texts, base: str, table: SupervisedTable, seed: int, folder
         if not Path(start).exists() or not note.exists():
             write_rows(note, [build_embedded(texts, table, seed, folder)])  # complete or absent, as a kill may come
         built = json.loads(note.read_text(encoding="utf-8"))
-    tokenizer, model = load_policy(start)
-    encoder = Encoder(tokenizer, table.max_length)
-    train_groups = [_group(encoder, *entry) for entry in texts.replies("train", table.min_overall)]
-    dev_groups = [_group(encoder, *entry) for entry in texts.replies("dev", table.min_overall)]
-    state: dict[str, Any] = {"step": 0, "best_step": 0}
-    if table.epochs > 0:
-        state = train(
-            model,
-            supervised_task("supervised", train_groups, dev_groups),
-            table,
-            seed,
-            folder,
-            tokenizer.pad_token_id,
-        )
-    save_model(folder / "model", model, tokenizer)
-    replies = sum(len(group.replies) for group in train_groups)
-    return {"base": base, "replies": replies, "truncated": encoder.truncated, "steps": state["step"],
-            "best_step": state["best_step"], **built}  # fmt: skip
+    if table.epochs == 0:
+        tokenizer, model = load_policy(start)
+        save_model(folder / "model", model, tokenizer)
+        return {"base": base, "replies": 0, "steps": 0, "best_step": 0, **built}
+    counts = _imitate(texts, start, table, seed, folder)
+    return {"base": base, **counts, **built}
+
+
+def _imitate(texts: Texts, start: str, table: SupervisedTable, seed: int, folder: Path) -> dict[str, Any]:
+    """Make `folder/model` from the model `start` by training on well-rated replies."""
+    accelerator = open_accelerator(table)
+
+    def made(quantised: bool = True) -> PackedPolicy:
+        _, model = load_policy(start, quantisation(table.lora) if quantised else None)
+        return PackedPolicy(add_adapters(model, table.lora if quantised else LoraTable(), seed))
+
+    encoder = Encoder(load_tokenizer(start), table.max_length, table.too_long)
+    examples = tuple(map(_example, texts.replies(split, table.min_overall)) for split in ("train", "dev"))
+    train_groups, dev_groups = group_files(accelerator, folder, encoder, (examples[0], examples[1]))
+    prepared = prepare(opened(made()), table, accelerator)
+    state = train(prepared, supervised_task("supervised", train_groups, dev_groups), seed, folder)
+    packed = finished(prepared, made)
+    if packed is not None:
+        save_model(folder / "model", packed.model, encoder.tokenizer)
+    replies = sum(entry.replies for entry in train_groups.entries)
+    return {"replies": replies, "left_out": dict(encoder.counts), "steps": state["step"],
+            "best_step": state["best_step"]}  # fmt: skip
 
 
 def starting_model(folder: Path) -> str:
@@ -100,14 +115,15 @@ def starting_model(folder: Path) -> str:
 def supervised_task(name: str, train_groups: Sequence[Group], dev_groups: Sequence[Group]) -> Task:
     """Cross-entropy on reply tokens; a step counts replies, the loss is averaged over tokens."""
 
-    def compute(model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return token_losses(model, batch.ids, batch.mask, batch.reply).sum(), {}
+    def compute(model: Any, pack: Pack) -> tuple[Tensor, dict[str, float]]:
+        return -model(pack).sum(), {}
 
-    return Task(name, train_groups, dev_groups, lambda group: len(group.replies), compute, lambda batch: batch.tokens)
+    return Task(name, train_groups, dev_groups, "replies", compute, lambda group: sum(map(len, group.replies)))
 
 
-def _group(encoder: Encoder, speech: Speech, responses: Sequence[Response]) -> Group:
-    return Group(speech.id, encoder.prompt(speech), [encoder.reply(speech, response.text) for response in responses])
+def _example(entry: tuple[Speech, Sequence[Response]]) -> Example:
+    speech, responses = entry
+    return Example(speech.id, chat_messages(speech.turns), [response.text for response in responses])
 
 
 def build_embedded(texts: Texts, table: SupervisedTable, seed: int, folder: Path) -> dict[str, Any]:
@@ -125,8 +141,8 @@ def build_embedded(texts: Texts, table: SupervisedTable, seed: int, folder: Path
     training = table.model_copy(
         update={"lr": settings.lr, "epochs": settings.epochs, "batch": settings.batch, "weight_decay": 0.1}
     )
-    place = folder / "language"
-    state = train(model, supervised_task("language model", groups, dev), training, seed, place, tokenizer.pad_token_id)
+    prepared = prepare(opened(PackedPolicy(model)), training)
+    state = train(prepared, supervised_task("language model", groups, dev), seed, folder / "language")
     save_model(folder / "embedded", model, tokenizer)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {

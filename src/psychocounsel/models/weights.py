@@ -34,25 +34,28 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_causal(name: str) -> Any:
-    """A causal language model in its stored precision on the best device."""
+def load_causal(name: str, quantisation: Any = None) -> Any:
+    """A causal language model in its stored precision, or in 4 bits, on the best device."""
     from transformers import AutoModelForCausalLM
 
+    if quantisation is not None:
+        place = {"": device()}
+        return _load(AutoModelForCausalLM, name, dtype="auto", quantization_config=quantisation, device_map=place)
     return _load(AutoModelForCausalLM, name, dtype="auto").to(device())
 
 
-def load_policy(name: str) -> tuple[Any, Any]:
+def load_policy(name: str, quantisation: Any = None) -> tuple[Any, Any]:
     """(tokenizer, causal model); the embeddings grow when the tokenizer got a pad token of its own."""
     import torch
 
-    tokenizer, model = load_tokenizer(name), load_causal(name)
+    tokenizer, model = load_tokenizer(name), load_causal(name, quantisation)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(0)  # the new row is drawn: the same one at every loading
         model.resize_token_embeddings(len(tokenizer))
     return tokenizer, model
 
 
-def load_scorer(name: str, pad_token_id: int, vocabulary: int, seed: int = 0) -> Any:
+def load_scorer(name: str, pad_token_id: int, vocabulary: int, seed: int = 0, quantisation: Any = None) -> Any:
     """A sequence classifier with one output (a reward model); the head is new when `name` is a causal model."""
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -67,6 +70,7 @@ def load_scorer(name: str, pad_token_id: int, vocabulary: int, seed: int = 0) ->
             name,
             num_labels=1,
             problem_type="regression",
+            **({"quantization_config": quantisation, "device_map": {"": device()}} if quantisation else {}),
             dtype=torch.float32,
         )
     finally:
@@ -74,7 +78,7 @@ def load_scorer(name: str, pad_token_id: int, vocabulary: int, seed: int = 0) ->
     model.config.pad_token_id = pad_token_id
     if vocabulary > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(vocabulary)
-    return model.to(device())
+    return model if quantisation else model.to(device())
 
 
 def device() -> str:

@@ -134,7 +134,7 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
         from psychocounsel.models.weights import require_training
 
         require_training()
-        from psychocounsel.training.loop import use_threads
+        from psychocounsel.training.processes import use_threads
 
         use_threads(recipe.threads)
     for name in reversed(redone):
@@ -242,7 +242,9 @@ def _run_stage(run: Run, name: str) -> None:
         *folder.rglob("checkpoint"),
         *folder.rglob("checkpoint.*"),
         *folder.rglob("*.part"),
-        *folder.rglob("best.pt"),
+        *folder.rglob("best"),
+        *folder.rglob("best.*"),
+        *folder.rglob("*.arrow"),
     ]:
         if leftover.is_dir():
             shutil.rmtree(leftover)

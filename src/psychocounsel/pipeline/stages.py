@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from psychocounsel.responses import respond
 from psychocounsel.run import write_text
 
 Counts = dict[str, Any]
+REFERENCE = ".reference.sqlite"  # beside the run folders, for all of them: hashes and numbers
 
 
 def responses_stage(run: Run, folder: Path) -> Counts:
@@ -103,41 +104,44 @@ def reward_stage(run: Run, folder: Path) -> Counts:
     from psychocounsel.reward.train import train_reward
     from psychocounsel.supervised import starting_model
 
-    base = run.recipe.reward.base or starting_model(run.folder.stage("supervised"))
-    speeches = {speech.id: speech for speech in run.speeches()}
-    responses = {response.id: response for response in run.responses()}
-    return train_reward(run.pairs(), speeches, responses, base, run.recipe.reward, run.recipe.seed, folder)
+    table = run.recipe.reward
+    base = table.base or starting_model(run.folder.stage("supervised"))
+    principles = [principle.id for principle in run.principles]
+    return train_reward(_examples(run), base, table, run.recipe.seed, folder, principles)
 
 
 def policy_stage(run: Run, folder: Path) -> Counts:
-    from psychocounsel.policy.offline import open_encoder, train_policy
+    from psychocounsel.policy.offline import train_policy
     from psychocounsel.policy.online import run_round
-    from psychocounsel.reward.train import pair_groups
     from psychocounsel.supervised import starting_model
 
     table, seed = run.recipe.policy, run.recipe.seed
     start = starting_model(run.folder.stage("supervised"))
-    all_speeches, pairs = run.speeches(), run.pairs()
-    speeches = {speech.id: speech for speech in all_speeches}
-    responses = {response.id: response for response in run.responses()}
-    encoder = open_encoder(start, table)
     counts: Counts = {}
     if not (folder / "offline" / "counts.json").exists():
-        train_groups, dev_groups = (
-            pair_groups(encoder, pairs[split], speeches, responses) for split in ("train", "dev")
-        )
-        made = train_policy("offline", start, (train_groups, dev_groups), table, seed, folder / "offline")
+        cache = run.folder.path.parent / REFERENCE
+        made = train_policy("offline", start, _examples(run), table, seed, folder / "offline", cache=cache)
         write_text(folder / "offline" / "counts.json", json.dumps(made))
     counts["offline"] = json.loads((folder / "offline" / "counts.json").read_text(encoding="utf-8"))
     current, reward = folder / "offline", str(run.folder.stage("reward") / "model")
     for number in range(table.online.rounds):
         place = folder / f"online-{number + 1}"
         if not (place / "counts.json").exists():
-            made = run_round(number, str(current / "model"), reward, all_speeches, table, seed, place)
+            made = run_round(number, str(current / "model"), reward, run.speeches(), table, seed, place)
             write_text(place / "counts.json", json.dumps(made))
         counts[place.name] = json.loads((place / "counts.json").read_text(encoding="utf-8"))
         current = place
     return counts
+
+
+def _examples(run: Run) -> tuple[Iterator[Any], Iterator[Any]]:
+    """Train and dev pairs as texts, read when they are asked for."""
+    from psychocounsel.training.examples import pair_examples
+
+    speeches = {speech.id: speech for speech in run.speeches()}
+    responses = {response.id: response for response in run.responses()}
+    names, pairs = [principle.id for principle in run.principles], run.pairs()
+    return tuple(pair_examples(pairs[split], speeches, responses, names) for split in ("train", "dev"))  # type: ignore[return-value]
 
 
 def evaluate_stage(run: Run, folder: Path) -> Counts:

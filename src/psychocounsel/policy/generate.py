@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.progress import progress
 from psychocounsel.records import Finish, Speech, content_id
-from psychocounsel.training.batches import Encoder
+from psychocounsel.training.encoding import Encoder
 
 
 def generate(
@@ -30,7 +31,7 @@ def generate(
     finish is 'length' when the end token did not come within `max_new_tokens`.
     """
     encoder = Encoder(tokenizer, max_length)
-    prompts = [encoder.prompt(speech) for speech in speeches]
+    prompts = [encoder.prompt(chat_messages(speech.turns))[1] for speech in speeches]
     order = sorted(range(len(speeches)), key=lambda i: (-len(prompts[i]), speeches[i].id))
     jobs = [i for i in order for _ in range(samples)]
     replies: list[list[tuple[str, Finish]]] = [[] for _ in speeches]

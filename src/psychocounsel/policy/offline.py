@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,21 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import device, load_policy, load_tokenizer
-from psychocounsel.progress import progress
-from psychocounsel.recipe import PolicyTable
-from psychocounsel.training.batches import Batch, Encoder, Group, collate, micro_batches
-from psychocounsel.training.checkpoints import save_model
-from psychocounsel.training.loop import Task, precision, train
-from psychocounsel.training.losses import sequence_log_probabilities
+from psychocounsel.models.weights import load_policy, load_tokenizer
+from psychocounsel.recipe import LoraTable, PolicyTable
+from psychocounsel.reward.train import mean_gap
+from psychocounsel.training.adapters import add_adapters, quantisation
+from psychocounsel.training.batches import Group, pairs_of
+from psychocounsel.training.checkpoints import finished, save_model
+from psychocounsel.training.encoding import Encoder, group_files
+from psychocounsel.training.examples import Example
+from psychocounsel.training.loop import Task, train
+from psychocounsel.training.losses import preferred_share
+from psychocounsel.training.packed import PackedPolicy, opened
+from psychocounsel.training.packs import Pack
 from psychocounsel.training.policy_losses import open_loss
+from psychocounsel.training.processes import open_accelerator, prepare
+from psychocounsel.training.reference import add_reference
 
 
 def policy_task(
@@ -32,68 +39,67 @@ def policy_task(
     The implicit reward is beta * (log pi - log ref), and beta * log pi for a loss without a reference.
     """
     loss = open_loss(table)
+    scale = mean_gap(train_groups) if table.weight_by_gap else 1.0
 
-    def compute(model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        logp = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply).float()
-        reference = batch.reference if loss.reference else torch.zeros_like(logp)
+    def compute(model: Any, pack: Pack) -> tuple[Tensor, dict[str, float]]:
+        logp = model(pack)
+        reference = pack.reference if loss.reference else torch.zeros_like(logp)
         if table.length_normalised:
-            length = batch.reply.sum(-1)
-            logp, reference = logp / length, reference / length
+            logp, reference = logp / pack.lengths, reference / pack.lengths
         read = (logp, reference) if loss.reference else (logp,)
-        losses = loss.function(*(values[rows] for values in read for rows in (batch.chosen, batch.rejected)))
+        shares = {"share": preferred_share(pack.differences)} if loss.share else {}
+        losses = loss.function(*(values[side] for values in read for side in (pack.chosen, pack.rejected)), **shares)
+        if table.weight_by_gap:
+            losses = losses * pack.gaps / scale
         rewards = table.beta * (logp - reference).detach()
-        margin = rewards[batch.chosen] - rewards[batch.rejected]
+        margin = rewards[pack.chosen] - rewards[pack.rejected]
         figures = {
             "accuracy": float((margin > 0).sum()),
             "margin": float(margin.sum()),
-            "chosen_reward": float(rewards[batch.chosen].sum()),
+            "chosen_reward": float(rewards[pack.chosen].sum()),
         }
         return losses.sum(), figures
 
-    def pairs(group: Group) -> int:
-        return len(group.pairs)
-
-    return Task(name, train_groups, dev_groups, pairs, compute, lambda batch: len(batch.chosen), max_steps)
-
-
-@torch.no_grad()
-def add_reference(model: Any, groups: Sequence[Group], pad: int, rows: int) -> None:
-    """Fill `reference` of all groups with the log-probabilities of `model` (the policy before training)."""
-    model.eval()
-    with progress("reference", len(groups)) as advance:
-        for part in micro_batches(groups, rows):
-            batch = collate(part, pad, model.device)
-            values = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply).float().tolist()
-            for group in part:
-                group.reference, values = values[: len(group.replies)], values[len(group.replies) :]
-            advance(len(part))
+    return Task(name, train_groups, dev_groups, "pairs", compute, lambda group: len(group.pairs), max_steps)
 
 
 def train_policy(
     name: str,
     start: str,
-    groups: tuple[Sequence[Group], Sequence[Group]],
+    examples: tuple[Iterable[Example], Iterable[Example]],
     table: PolicyTable,
     seed: int,
     folder: Path,
     max_steps: int | None = None,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Make `folder/model` from the model `start` and (train, dev) groups. The reference is `start` itself."""
-    train_groups, dev_groups = groups
+    """Make `folder/model` from the model `start` and (train, dev) examples. The reference is `start` itself.
+
+    `cache` keeps reference log-probabilities by content, for other runs and losses. Every process calls it.
+    """
+    accelerator = open_accelerator(table)
+    encoder = open_encoder(start, table)
+    train_groups, dev_groups = group_files(accelerator, folder, encoder, examples)
     if not train_groups:
-        raise UserError(f"{name}: there are no train pairs; lower pairs.gap or the least margin")
-    task = policy_task(name, train_groups, dev_groups, table, max_steps)
-    tokenizer, model = load_policy(start)
-    model.float()
+        raise UserError(
+            f"{name}: there are no train pairs ({dict(encoder.counts)}); lower pairs.gap or the least margin"
+        )
+
+    def made(quantised: bool = True) -> PackedPolicy:
+        _, model = load_policy(start, quantisation(table.lora) if quantised else None)
+        return PackedPolicy(add_adapters(model, table.lora if quantised else LoraTable(), seed))
+
+    prepared = prepare(opened(made()), table, accelerator)
     if open_loss(table).reference:
-        with torch.autocast(device(), torch.bfloat16, enabled=precision(table) == "bf16"):  # as in training
-            add_reference(model, [*train_groups, *dev_groups], tokenizer.pad_token_id, table.micro_batch)
-    state = train(model, task, table, seed, folder, tokenizer.pad_token_id)
-    save_model(folder / "model", model, tokenizer)
-    return {"pairs": sum(len(group.pairs) for group in train_groups), "steps": state["step"],
-            "best_step": state["best_step"], "dev_loss": state["best"]}  # fmt: skip
+        add_reference(prepared, [train_groups, dev_groups], cache)
+    state = train(prepared, policy_task(name, train_groups, dev_groups, table, max_steps), seed, folder)
+    packed = finished(prepared, made)
+    if packed is not None:
+        save_model(folder / "model", packed.model, encoder.tokenizer)
+    return {"pairs": pairs_of(train_groups), "left_out": dict(encoder.counts), "steps": state["step"],
+            "best_step": state["best_step"], "dev_loss": state["best"], "shared_prefix": prepared.packed.shared}  # fmt: skip
 
 
 def open_encoder(start: str, table: PolicyTable) -> Encoder:
     """The encoder that belongs to a starting model."""
-    return Encoder(load_tokenizer(start), table.max_length)
+    return Encoder(load_tokenizer(start), table.max_length, table.too_long)

@@ -9,11 +9,12 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_policy
 from psychocounsel.policy.generate import generate
-from psychocounsel.policy.offline import open_encoder, train_policy
+from psychocounsel.policy.offline import train_policy
+from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.recipe import OnlineTable, PolicyTable
 from psychocounsel.records import Speech, content_id, read_rows, write_rows
 from psychocounsel.reward.score import RewardModel
-from psychocounsel.training.batches import Encoder, Group
+from psychocounsel.training.examples import Example
 
 NOISE = 1e-5  # rewards are kept to six digits; a smaller difference is rounding
 
@@ -44,14 +45,13 @@ def run_round(
     if not candidates.is_file():
         write_candidates(candidates, start, reward, drawn, table, seed + number)
     rows = [row for _, row in read_rows(candidates)]
-    encoder = open_encoder(start, table)
-    groups, left_out = best_against_worst(rows, {speech.id: speech for speech in drawn}, encoder, online)
-    if not groups:
+    examples, left_out = best_against_worst(rows, {speech.id: speech for speech in drawn}, online)
+    if not examples:
         raise UserError(
             f"policy.online round {number + 1}: no pair is left ({left_out}); sample more or lower min_margin"
         )
     settings = table.model_copy(update={"lr": online.lr or table.lr})
-    trained = train_policy(f"online round {number + 1}", start, (groups, []), settings, seed, folder, online.steps)
+    trained = train_policy(f"online round {number + 1}", start, (examples, []), settings, seed, folder, online.steps)
     return {"speeches": len(drawn), "candidates": len(rows), "left_out": left_out, **trained}
 
 
@@ -80,9 +80,9 @@ def write_candidates(
 
 
 def best_against_worst(
-    rows: Sequence[dict[str, Any]], speeches: dict[str, Speech], encoder: Encoder, table: OnlineTable
-) -> tuple[list[Group], dict[str, int]]:
-    """One pair per speech: its best and worst candidate by reward. Returns groups and counts of what was left out."""
+    rows: Sequence[dict[str, Any]], speeches: dict[str, Speech], table: OnlineTable
+) -> tuple[list[Example], dict[str, int]]:
+    """One pair per speech: its best and worst candidate by reward. Returns examples and counts of what was left out."""
     left_out = {"truncated": 0, "empty": 0, "speeches without a pair": 0}
     usable: dict[str, list[dict[str, Any]]] = {speech_id: [] for speech_id in speeches}
     for row in rows:
@@ -93,7 +93,7 @@ def best_against_worst(
         else:
             usable[row["speech_id"]].append(row)
     slope = length_slope(usable.values()) if table.length_control else 0.0
-    groups = []
+    examples = []
     for speech_id, found in usable.items():
         merit = {row["text"]: row["reward"] - slope * len(row["text"].split()) for row in found}
         ranked = sorted(merit, key=lambda text: (-merit[text], text))
@@ -101,10 +101,9 @@ def best_against_worst(
         if gap < max(table.min_margin, NOISE):
             left_out["speeches without a pair"] += 1
             continue
-        speech = speeches[speech_id]
-        replies = [encoder.reply(speech, text) for text in (ranked[0], ranked[-1])]
-        groups.append(Group(speech_id, encoder.prompt(speech), replies, [(0, 1)], [gap]))
-    return groups, left_out
+        messages = chat_messages(speeches[speech_id].turns)
+        examples.append(Example(speech_id, messages, [ranked[0], ranked[-1]], [(0, 1)], [gap]))
+    return examples, left_out
 
 
 def length_slope(candidates: Iterable[Sequence[Mapping[str, Any]]]) -> float:

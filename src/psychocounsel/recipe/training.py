@@ -52,7 +52,8 @@ class Training(Table):
         default=2048, description="tokens of prompt and reply; a prompt may fill half of it and loses its oldest turns"
     )
     too_long: Literal["cut", "drop"] = Field(
-        default="cut", description="a reply that does not fit is cut before its end token, or left out; both are counted"
+        default="cut",
+        description="a reply that does not fit is cut before its end token, or left out; both are counted",
     )
     token_budget: Positive = Field(
         default=8192, description="tokens in memory at once, in each process; does not change the result"
@@ -73,9 +74,7 @@ class Training(Table):
 class MixSource(Table):
     """A general preference set, mixed into the train pairs so that general judgement is kept."""
 
-    load: str = Field(
-        min_length=1, description="a .jsonl, .json or .parquet file, a folder in hub layout, or a hub id"
-    )
+    load: str = Field(min_length=1, description="a .jsonl, .json or .parquet file, a folder in hub layout, or a hub id")
     split: str = Field(default="train", description="the split to take of a folder or hub id")
     limit: Positive | None = Field(default=None, description="take so many pairs, chosen by content hash")
     license: str = Field(default="", description="licence of the texts, kept in the run's manifest")

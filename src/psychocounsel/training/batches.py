@@ -1,167 +1,198 @@
-"""From texts to token rows: encoded as in generation, grouped by prompt, dealt out by content hash."""
+"""Token groups on disk, and optimizer steps of an exact number of pairs dealt out by content hash."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
 
-import torch
-from torch import Tensor
+import pyarrow as pa
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.control_tokens import control_tokens, plain_messages
-from psychocounsel.principles.prompts import chat_messages
-from psychocounsel.records import Speech, content_id
+from psychocounsel.records import content_id
+
+Unit = Literal["pairs", "replies"]
+ROWS = 64  # groups in one block of the file: what is read from disk at once
 
 
 @dataclass
 class Group:
-    """One prompt, its unique replies, and preferences among them as (chosen, rejected) positions."""
+    """One prompt, its unique replies, and preferences among them as (chosen, rejected) positions.
+
+    `gaps`, `differences` (by principle, may be empty) and `draws` belong to the pairs, `reference` (log-probabilities)
+    to the replies.
+    """
 
     id: str
     prompt: list[int]
-    replies: list[list[int]]
+    replies: list[list[int]] = field(default_factory=list)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
-    reference: list[float] = field(default_factory=list)  # reference log-probability of each reply
-
-
-@dataclass
-class Batch:
-    """Right-padded rows. `reply` marks reply tokens; `chosen` and `rejected` are row numbers of each pair."""
-
-    ids: Tensor
-    mask: Tensor
-    reply: Tensor
-    chosen: Tensor
-    rejected: Tensor
-    gaps: Tensor
-    reference: Tensor
+    differences: list[list[float]] = field(default_factory=list)
+    draws: list[int] = field(default_factory=list)
+    reference: list[float] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
-        """Reply tokens in the batch."""
-        return int(self.reply.sum())
+        """Tokens of the prompt and of all replies."""
+        return len(self.prompt) + sum(map(len, self.replies))
+
+    def part(self, unit: Unit, start: int, stop: int) -> Group:
+        """The group with its pairs (or replies) from `start` to `stop` only, and the replies these need."""
+        if (start, stop) == (0, self.count(unit)):
+            return self
+        if unit == "replies":
+            return Group(self.id, self.prompt, self.replies[start:stop], reference=self.reference[start:stop])
+        pairs = self.pairs[start:stop]
+        used = sorted({place for pair in pairs for place in pair})
+        where = {place: number for number, place in enumerate(used)}
+        return Group(
+            self.id,
+            self.prompt,
+            [self.replies[place] for place in used],
+            [(where[chosen], where[rejected]) for chosen, rejected in pairs],
+            self.gaps[start:stop],
+            self.differences[start:stop],
+            self.draws[start:stop],
+            [self.reference[place] for place in used] if self.reference else [],
+        )
+
+    def count(self, unit: Unit) -> int:
+        return len(self.pairs) if unit == "pairs" else len(self.replies)
 
 
-@dataclass
-class Encoder:
-    """Encodes dialogues with one tokenizer. Counts what had to be cut.
+class Entry(NamedTuple):
+    """What planning has to know of a group."""
 
-    Control tokens that a text spells out are taken apart: a client or a reply can neither end nor open a turn.
-    """
+    id: str
+    pairs: int
+    replies: int
+    tokens: int
 
-    tokenizer: Any
-    max_length: int
-    truncated: int = 0
-    control: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.control = control_tokens(self.tokenizer)
+class GroupFile(Sequence[Group]):
+    """Groups in an Arrow file, read as they are needed: the memory they take does not grow with their number."""
 
-    def prompt(self, speech: Speech) -> list[int]:
-        """Token ids of a dialogue up to where the reply begins, cut from the start to leave room for a reply."""
-        ids = self._encode(chat_messages(speech.turns), add_generation_prompt=True)
-        room = self.max_length // 2
-        if len(ids) > room:
-            self.truncated += 1
-            ids = ids[-room:]
-        return ids
+    def __init__(self, path: Path) -> None:
+        self._source = pa.memory_map(str(path))
+        self._file = pa.ipc.open_file(self._source)
+        self.entries: list[Entry] = []
+        for number in range(self._file.num_record_batches):
+            batch = self._file.get_batch(number)
+            columns = (batch.column(name).to_pylist() for name in ("id", "n_pairs", "n_replies", "tokens"))
+            self.entries += [Entry(*row) for row in zip(*columns, strict=True)]
+        self.references: dict[int, list[float]] = {}
 
-    def whole(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of a whole chat, cut at the maximum length."""
-        return self._encode(messages)[: self.max_length]
+    def __len__(self) -> int:
+        return len(self.entries)
 
-    def reply(self, speech: Speech, text: str) -> list[int]:
-        """Token ids of a reply as the template continues the prompt, ending with the end token.
+    @overload
+    def __getitem__(self, place: int) -> Group: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Group]: ...
+    def __getitem__(self, place: int | slice) -> Group | list[Group]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        place %= len(self)
+        row = self._file.get_batch(place // ROWS).slice(place % ROWS, 1).to_pylist()[0]
+        pairs = list(zip(row["pairs"][::2], row["pairs"][1::2], strict=True))
+        return Group(
+            row["id"], row["prompt"], row["replies"], pairs, row["gaps"], row["differences"], row["draws"],
+            list(self.references.get(place, [])),
+        )  # fmt: skip
 
-        The template is applied once to the whole dialogue, so that what is trained on is what generation emits.
-        """
-        messages = chat_messages(speech.turns)
-        start = self._encode(messages, add_generation_prompt=True)
-        whole = self._encode([*messages, {"role": "assistant", "content": text}])
-        if whole[: len(start)] != start:
-            raise UserError(
-                "the chat template changes the prompt when a reply follows; replies cannot be trained as generated"
-            )
-        ids = whole[len(start) :]
-        end = self.tokenizer.eos_token_id
-        ids = ids[: ids.index(end) + 1] if end in ids else [*ids, end]
-        room = self.max_length // 2
-        if len(ids) > room:
-            self.truncated += 1
-            ids = [*ids[: room - 1], end]
-        return ids
 
-    def _encode(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
-        plain = plain_messages(messages, self.control)
-        encoded = self.tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt)
-        return list(encoded if isinstance(encoded, list) else encoded["input_ids"])
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(), "n_pairs": pa.int32(), "n_replies": pa.int32(), "tokens": pa.int32(),
+        "prompt": pa.list_(pa.int32()), "replies": pa.list_(pa.list_(pa.int32())), "pairs": pa.list_(pa.int32()),
+        "gaps": pa.list_(pa.float64()), "differences": pa.list_(pa.list_(pa.float64())), "draws": pa.list_(pa.int64()),
+    }
+)  # fmt: skip
+
+
+def write_groups(path: Path, groups: Iterable[Group]) -> GroupFile:
+    """Write groups into one file, complete or absent, and open it. Raises UserError for a group without a prompt."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    rows: list[dict[str, object]] = []
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for group in groups:
+            if not group.prompt:
+                raise UserError(f"prompt {group.id}: no tokens; the chat template gives nothing for it")
+            rows.append(_row(group))
+            if len(rows) == ROWS:
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+                rows = []
+        if rows:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+    part.replace(path)
+    return GroupFile(path)
+
+
+def _row(group: Group) -> dict[str, object]:
+    return {
+        "id": group.id, "n_pairs": len(group.pairs), "n_replies": len(group.replies), "tokens": group.tokens,
+        "prompt": group.prompt, "replies": group.replies, "pairs": [place for pair in group.pairs for place in pair],
+        "gaps": group.gaps, "differences": group.differences, "draws": group.draws,
+    }  # fmt: skip
+
+
+def entries_of(groups: Sequence[Group]) -> list[Entry]:
+    """What planning has to know of each group."""
+    if isinstance(groups, GroupFile):
+        return groups.entries
+    return [Entry(group.id, len(group.pairs), len(group.replies), group.tokens) for group in groups]
+
+
+class Share(NamedTuple):
+    """The pairs (or replies) from `start` to `stop` of a group, by its place in the sequence of groups."""
+
+    place: int
+    start: int
+    stop: int
 
 
 def steps(
-    groups: Sequence[Group], size: int, seed: int, epoch: int, weigh: Callable[[Group], int]
-) -> Iterator[list[Group]]:
-    """One epoch as optimizer steps: groups in the order of a content hash, each step about `size` items by `weigh`.
+    entries: Sequence[Entry], unit: Unit, size: int, seed: int, epochs: float, most: int | None = None
+) -> Iterator[list[Share]]:
+    """Optimizer steps of exactly `size` pairs (or replies); the last one of the training may be shorter.
 
-    The order depends on ids, seed and epoch only, so a resumed run and another machine see the same steps.
+    In each epoch the groups come in the order of a content hash of their ids, the seed and the epoch, so that a resumed
+    run and another machine see the same steps. A group is split where a step is full: its other pairs go into the next
+    step. Steps run on over the end of an epoch. A part of an epoch is that share of its pairs, rounded up.
     """
-    order = sorted(groups, key=lambda group: content_id([seed, epoch, group.id]))
-    step: list[Group] = []
-    count = 0
-    for group in order:
-        step.append(group)
-        count += weigh(group)
-        if count >= size:
-            yield step
-            step, count = [], 0
-    if count * 2 >= size or (step and len(step) == len(order)):
-        yield step  # a short last step would weigh its few items too much
+    counts = [entry.pairs if unit == "pairs" else entry.replies for entry in entries]
+    left = math.ceil(sum(counts) * epochs - 1e-9)
+    if most is not None:
+        left = min(left, most * size)
+    step: list[Share] = []
+    room, epoch = size, 0
+    while left > 0:
+        order = sorted(range(len(entries)), key=lambda place: content_id([seed, epoch, entries[place].id]))
+        for place in order:
+            start = 0
+            while left > 0 and start < counts[place]:
+                stop = min(counts[place], start + min(room, left))
+                step.append(Share(place, start, stop))
+                left, room, start = left - (stop - start), room - (stop - start), stop
+                if room == 0:
+                    yield step
+                    step, room = [], size
+        epoch += 1
+    if step:
+        yield step
 
 
-def micro_batches(groups: Sequence[Group], rows: int) -> Iterator[list[Group]]:
-    """Groups of similar length together, at most `rows` replies at once (one group is never split)."""
-    order = sorted(groups, key=lambda group: (-_length(group), group.id))
-    part: list[Group] = []
-    count = 0
-    for group in order:
-        if part and count + len(group.replies) > rows:
-            yield part
-            part, count = [], 0
-        part.append(group)
-        count += len(group.replies)
-    if part:
-        yield part
+def items(step: Sequence[Share]) -> int:
+    """Pairs (or replies) in a step."""
+    return sum(share.stop - share.start for share in step)
 
 
-def _length(group: Group) -> int:
-    return len(group.prompt) + max(len(reply) for reply in group.replies)
-
-
-def collate(groups: Sequence[Group], pad: int, device: Any = "cpu") -> Batch:
-    """Rows of prompt + reply, right-padded; every reply stands once however many pairs it is in."""
-    rows = [(group.prompt, reply) for group in groups for reply in group.replies]
-    length = max(len(prompt) + len(reply) for prompt, reply in rows)
-    ids = torch.full((len(rows), length), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    marks = torch.zeros((len(rows), length), dtype=torch.bool)
-    for number, (prompt, reply) in enumerate(rows):
-        end = len(prompt) + len(reply)
-        ids[number, :end] = torch.tensor(prompt + reply)
-        mask[number, :end] = 1
-        marks[number, len(prompt) : end] = True
-    chosen, rejected, start = [], [], 0
-    for group in groups:
-        chosen += [start + pair[0] for pair in group.pairs]
-        rejected += [start + pair[1] for pair in group.pairs]
-        start += len(group.replies)
-    return Batch(
-        ids.to(device),
-        mask.to(device),
-        marks.to(device),
-        torch.tensor(chosen, dtype=torch.long, device=device),
-        torch.tensor(rejected, dtype=torch.long, device=device),
-        torch.tensor([gap for group in groups for gap in group.gaps], dtype=torch.float32, device=device),
-        torch.tensor([value for group in groups for value in group.reference], dtype=torch.float32, device=device),
-    )
+def pairs_of(groups: Sequence[Group]) -> int:
+    """Pairs in all groups."""
+    return sum(entry.pairs for entry in entries_of(groups))

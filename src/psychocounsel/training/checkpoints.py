@@ -1,18 +1,21 @@
-"""Checkpoints that are complete or absent, and final models in Hugging Face layout."""
+"""Checkpoints that are complete or absent and load in any number of processes; final models in Hugging Face layout."""
 
 from __future__ import annotations
 
 import json
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from psychocounsel.errors import UserError
+from psychocounsel.training.adapters import merged
+from psychocounsel.training.packed import PackedModel
+from psychocounsel.training.processes import Prepared
 
 
 @contextmanager
@@ -28,46 +31,112 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def save_checkpoint(folder: Path, model: Any, optimizer: Any, state: dict[str, Any]) -> None:
-    """Write weights, optimizer and state under a temporary name, then swap it in; the older one goes last."""
+def save_checkpoint(folder: Path, prepared: Prepared, state: dict[str, Any] | None = None) -> None:
+    """Write trained weights, and with `state` the optimizer too, each process its shards; swap the folder in when whole.
+
+    The older checkpoint goes last.
+    """
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    if prepared.main:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    prepared.accelerator.wait_for_everyone()
     with _writing(folder):
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, part / "tensors.pt")
-    (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        save(_tensors(prepared, state is not None), checkpoint_id=part, no_dist=prepared.world == 1)
+    if prepared.main:
+        (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    prepared.accelerator.wait_for_everyone()
 
 
-def load_checkpoint(folder: Path, model: Any, optimizer: Any) -> dict[str, Any] | None:
-    """Restore the newest complete checkpoint and return its state, or None when there is none."""
+def load_checkpoint(folder: Path, prepared: Prepared, purpose: str = "") -> dict[str, Any] | None:
+    """Restore the newest complete checkpoint and return its state, or None when there is none.
+
+    With `purpose` the checkpoint must have been written for the same one. Raises UserError when it does not fit.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():  # killed between the two renames
+    if prepared.main and not folder.exists() and old.exists():  # killed between the two renames
         old.rename(folder)
+    prepared.accelerator.wait_for_everyone()
     if not folder.exists():
         return None
     try:
-        tensors = torch.load(folder / "tensors.pt", map_location="cpu", weights_only=True)
-        model.load_state_dict(tensors["model"])
-        optimizer.load_state_dict(tensors["optimizer"])
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        state: dict[str, Any] | None = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if state is not None and state["purpose"] != purpose:
+            raise UserError(
+                f"{folder}: this checkpoint belongs to other settings, data or another model; rerun the stage with "
+                "--redo, or put the recipe back as it was"
+            )
+        tensors = _tensors(prepared, state is not None)
+        load(tensors, checkpoint_id=folder, no_dist=prepared.world == 1)
+        set_state_dict(
+            prepared.model,
+            _bare(prepared) if state is not None else (),
+            model_state_dict=tensors["model"],
+            optim_state_dict=tensors.get("optimizer", {}),
+            options=_options(),
+        )
+    except UserError:
+        raise
+    except (CheckpointException, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError,
+            pickle.UnpicklingError) as error:  # fmt: skip
         first = " ".join(str(error).split())[:120]
         raise UserError(f"{folder}: this checkpoint does not fit ({first}); rerun the stage with --redo") from error
-    return state
+    return {} if state is None else state
 
 
-def save_best(path: Path, model: Any) -> None:
-    """Keep the weights of the best look at the dev split."""
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _writing(path):
-        torch.save(model.state_dict(), part)
-    part.replace(path)
+def _tensors(prepared: Prepared, with_optimizer: bool) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, optimizer = get_state_dict(prepared.model, _bare(prepared) if with_optimizer else (), options=_options())
+    return {"model": model, "optimizer": optimizer} if with_optimizer else {"model": model}
+
+
+def _options() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+def _bare(prepared: Prepared) -> Any:
+    """The optimizer inside accelerate's."""
+    return getattr(prepared.optimizer, "optimizer", prepared.optimizer)
+
+
+Kind = TypeVar("Kind", bound=PackedModel)
+
+
+def finished(prepared: Prepared, remake: Callable[[bool], Kind]) -> Kind | None:
+    """The trained model on the main process, whole and with its adapters merged; None on other processes.
+
+    `remake(True)` gives the model as it was before training, to put gathered shards into, and `remake(False)` the same
+    in full precision without adapters, to merge those of a quantised one into.
+    """
+    packed: Any = prepared.packed
+    if prepared.sharded:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(prepared.model, options=options)
+        if not prepared.main:
+            return None
+        packed = remake(True)
+        packed.load_state_dict(weights)
+    if not prepared.main:
+        return None
+    quantised = getattr(packed.bare, "is_loaded_in_4bit", False)
+    packed.model = merged(packed.model, remake(False).bare if quantised else None)
+    return cast(Kind, packed)
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any) -> None:

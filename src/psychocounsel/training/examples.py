@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from psychocounsel.principles.prompts import chat_messages
+from psychocounsel.records import Pair, Response, Speech
 
 
 @dataclass
@@ -19,3 +24,33 @@ class Example:
     pairs: list[tuple[int, int]] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     differences: list[list[float]] = field(default_factory=list)
+
+
+def pair_examples(
+    pairs: Iterable[Pair],
+    speeches: Mapping[str, Speech],
+    responses: Mapping[str, Response],
+    principles: Sequence[str] = (),
+) -> Iterator[Example]:
+    """Preference pairs as one example per speech, each reply once however many pairs it is in."""
+    by_speech: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_speech.setdefault(pair.speech_id, []).append(pair)
+    for speech_id, found in by_speech.items():
+        places: dict[str, int] = {}
+        for pair in found:
+            for response_id in (pair.chosen, pair.rejected):
+                places.setdefault(response_id, len(places))
+        yield Example(
+            speech_id,
+            chat_messages(speeches[speech_id].turns),
+            [responses[response_id].text for response_id in places],
+            [(places[pair.chosen], places[pair.rejected]) for pair in found],
+            [pair.gap for pair in found],
+            [[_difference(pair, name) for name in principles] for pair in found] if principles else [],
+        )
+
+
+def _difference(pair: Pair, principle: str) -> float:
+    better, worse = pair.chosen_scores.get(principle), pair.rejected_scores.get(principle)
+    return math.nan if better is None or worse is None else better - worse

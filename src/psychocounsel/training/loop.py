@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,166 +14,207 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import device
 from psychocounsel.progress import progress
 from psychocounsel.recipe import Training
-from psychocounsel.training.batches import Batch, Group, collate, micro_batches, steps
-from psychocounsel.training.checkpoints import load_checkpoint, save_best, save_checkpoint
+from psychocounsel.records import content_id
+from psychocounsel.training.batches import Group, Share, Unit, entries_of, items, steps
+from psychocounsel.training.checkpoints import load_checkpoint, save_checkpoint
+from psychocounsel.training.packs import Pack
+from psychocounsel.training.processes import Prepared, out_of_memory, total_norm
+from psychocounsel.training.trackers import Trackers
 
-Compute = Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]
+Compute = Callable[[Any, Pack], tuple[Tensor, dict[str, float]]]
+OnStep = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
 class Task:
-    """What is trained: data, how items are counted, and the summed loss of a batch (with summed figures to report)."""
+    """What is trained: data, what a step counts, and the summed loss of a pack (with summed figures to report)."""
 
     name: str
     train: Sequence[Group]
     dev: Sequence[Group]
-    weigh: Callable[[Group], int]
+    unit: Unit
     compute: Compute
-    unit: Callable[[Batch], int]  # items the loss is averaged over: pairs, or reply tokens
+    over: Callable[[Group], int]  # what the loss is averaged over: pairs, or reply tokens
     max_steps: int | None = None
 
 
-def plan_steps(task: Task, settings: Training, seed: int) -> Iterator[list[Group]]:
-    """All optimizer steps of a training, over whole and partial epochs."""
-    per_epoch = len(list(steps(task.train, settings.batch, seed, 0, task.weigh)))
-    total = math.ceil(per_epoch * settings.epochs)
-    if task.max_steps is not None:
-        total = min(total, task.max_steps)
-    made = epoch = 0
-    while made < total:
-        for step in steps(task.train, settings.batch, seed, epoch, task.weigh):
-            if made == total:
-                return
-            made += 1
-            yield step
-        epoch += 1
+def plan_steps(task: Task, settings: Training, seed: int) -> Iterator[list[Share]]:
+    """All optimizer steps of a training."""
+    return steps(entries_of(task.train), task.unit, settings.batch, seed, settings.epochs, task.max_steps)
 
 
-def train(model: Any, task: Task, settings: Training, seed: int, folder: Path, pad: int) -> dict[str, Any]:
-    """Train `model` in place; returns the final state: step, best step and value, history of looks at dev.
+def count_steps(task: Task, settings: Training) -> int:
+    """The number of these steps."""
+    entries = entries_of(task.train)
+    found = sum(entry.pairs if task.unit == "pairs" else entry.replies for entry in entries)
+    most = math.ceil(math.ceil(found * settings.epochs - 1e-9) / settings.batch)
+    return most if task.max_steps is None else min(most, task.max_steps)
+
+
+def train(prepared: Prepared, task: Task, seed: int, folder: Path, on_step: OnStep | None = None) -> dict[str, Any]:
+    """Train the model in place; returns the final state: step, best step and value, looks since the best one.
 
     `folder` gets metrics.jsonl and, while training, checkpoints; a killed training continues from the last one with
-    bitwise the same result on the same number of threads. Raises UserError when the loss stops being a number.
+    bitwise the same result on the same number of threads. Raises UserError when the loss stops being a number (the
+    batch is then in stopped.jsonl) or memory runs out.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    plan = list(plan_steps(task, settings, seed))
-    if not plan:
+    settings = prepared.settings
+    total = count_steps(task, settings)
+    if not total:
         raise UserError(
             f"{task.name}: nothing to train on (0 steps from {len(task.train)} prompts); check epochs and batch"
         )
-    AcceleratorState._reset_state()  # it is one per process, and an earlier stage may have used another precision
-    accelerator = Accelerator(mixed_precision=precision(settings), cpu=device() == "cpu")
-    if accelerator.num_processes != 1:
-        raise UserError(f"{task.name}: {accelerator.num_processes} processes; this version trains in one process")
     folder.mkdir(parents=True, exist_ok=True)
-    model.float()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.95)
-    )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    bare = accelerator.unwrap_model(model)
-    state = load_checkpoint(folder / "checkpoint", bare, optimizer) or {
-        "step": 0,
-        "best": None,
-        "best_step": 0,
-    }
-    log = MetricsLog(folder / "metrics.jsonl", state["step"])
-    bare.eval()  # dropout off: scores and log-probabilities mean the same everywhere; gradients still flow
-    with progress(task.name, len(plan)) as advance:
+    purpose = _purpose(task, settings, seed)
+    state = load_checkpoint(folder / "checkpoint", prepared, purpose) or {
+        "step": 0, "best": None, "best_step": 0, "waited": 0, "purpose": purpose,
+    }  # fmt: skip
+    restore_random(state.pop("random", None))
+    log = MetricsLog(folder / "metrics.jsonl", state["step"], prepared.main)
+    trackers = Trackers(settings.report_to, folder, task.name, settings.model_dump(), state["step"], prepared.main)
+    with progress(task.name, total) as advance:
         advance(state["step"])
-        for number in range(state["step"] + 1, len(plan) + 1):
-            rate = learning_rate(number, len(plan), settings)
-            figures = _one_step(accelerator, model, optimizer, task, plan[number - 1], settings, rate, pad)
-            log.add({"step": number, "lr": rate, **figures})
-            if number % settings.evaluate_steps == 0 or number == len(plan):
-                _look(model, task, settings, pad, state, number, log, folder)
+        for number, step in enumerate(islice(plan_steps(task, settings, seed), state["step"], None), state["step"] + 1):
+            if _stopped(state, settings):
+                break
+            rate = learning_rate(number, total, settings)
+            figures = {"lr": rate, **_one_step(prepared, task, step, rate, folder)}
+            log.add({"step": number, **figures})
+            trackers.log(figures, number)
+            if task.dev and (number % settings.evaluate_steps == 0 or number == total):
+                found = _look(prepared, task, state, number, folder)
+                log.add({"step": number, **found})
+                trackers.log(found, number)
             state["step"] = number
-            if number % settings.checkpoint_steps == 0 and number < len(plan):
-                save_checkpoint(folder / "checkpoint", bare, optimizer, state)
+            if number % settings.checkpoint_steps == 0 and number < total:
+                save_checkpoint(folder / "checkpoint", prepared, {**state, "random": random_state()})
+            if on_step:
+                on_step(number, figures)
             advance(1, f"loss {figures['loss']:.3f}")
+    trackers.close()
     if task.dev:
-        bare.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    return state
+        load_checkpoint(folder / "best", prepared)
+    return {key: value for key, value in state.items() if key != "purpose"}
 
 
-def _one_step(
-    accelerator: Any,
-    model: Any,
-    optimizer: Any,
-    task: Task,
-    groups: list[Group],
-    settings: Training,
-    rate: float,
-    pad: int,
-) -> dict[str, float]:
-    """One optimizer step; the loss is averaged over all items of the step, however it is cut into micro-batches."""
-    for parameters in optimizer.param_groups:
+def _purpose(task: Task, settings: Training, seed: int) -> str:
+    """What a checkpoint was written for: settings that shape the result, data and seed."""
+    free = {"token_budget", "checkpoint_steps", "report_to", "gradient_checkpointing"}
+    data = [list(entry) for groups in (task.train, task.dev) for entry in entries_of(groups)]
+    return content_id([task.name, settings.model_dump(mode="json", exclude=free), seed, task.max_steps, data])
+
+
+def _stopped(state: dict[str, Any], settings: Training) -> bool:
+    return bool(settings.patience and state["waited"] >= settings.patience)
+
+
+def _one_step(prepared: Prepared, task: Task, step: list[Share], rate: float, folder: Path) -> dict[str, float]:
+    """One optimizer step; the loss is averaged over all items of the step, however packs and processes cut it."""
+    for parameters in prepared.optimizer.param_groups:
         parameters["lr"] = rate
-    batches = [collate(part, pad, accelerator.device) for part in micro_batches(groups, settings.micro_batch)]
-    total = max(sum(task.unit(batch) for batch in batches), 1)
+    groups = [task.train[share.place].part(task.unit, share.start, share.stop) for share in step]
+    try:
+        sums, total = _gradients(prepared, task, groups)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"{task.name}: memory ran out on {items(step)} {task.unit} of {max(g.tokens for g in groups)} tokens or "
+            f"fewer a prompt; lower token_budget (now {prepared.settings.token_budget}) or max_length, set "
+            "gradient_checkpointing = true, or train adapters (lora.rank = 16); the same command continues"
+        ) from error
+    norm = total_norm([value for value in prepared.packed.parameters() if value.requires_grad])
+    for what, value in (("loss", sums["loss"]), ("gradient's norm", float(norm))):
+        if not math.isfinite(value):
+            _stop(prepared, task, what, value, groups, folder)
+    clip = prepared.settings.clip / (float(norm) + 1e-6)
+    if clip < 1:
+        with torch.no_grad():
+            for parameter in prepared.packed.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(clip)
+    prepared.optimizer.step()
+    prepared.optimizer.zero_grad(set_to_none=True)
+    return {**{key: round(value / total, 6) for key, value in sums.items()}, "grad_norm": round(float(norm), 6)}
+
+
+def _gradients(prepared: Prepared, task: Task, groups: list[Group]) -> tuple[dict[str, float], float]:
+    """Add up the gradients of a step's mean loss. Returns summed loss and figures, and what they are summed over."""
+    total = float(max(sum(task.over(group) for group in groups), 1))
     sums: dict[str, float] = {}
-    for batch in batches:
-        with accelerator.autocast():
-            loss, figures = task.compute(model, batch)
-        if not torch.isfinite(loss):
-            raise UserError(f"{task.name}: the loss became {loss.item()} {_where(groups)}")
-        accelerator.backward(loss / total)
+    for pack, _, last in prepared.packs(groups):
+        with prepared.quiet(last):
+            with prepared.accelerator.autocast():
+                loss, figures = task.compute(prepared.model, pack)
+            share = prepared.world / total if pack.counts else 0.0  # processes' gradients are averaged
+            prepared.accelerator.backward(loss * share)
         for key, value in {"loss": loss.item(), **figures}.items():
-            sums[key] = sums.get(key, 0.0) + value
-    norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
-    if not torch.isfinite(norm):
-        raise UserError(f"{task.name}: the gradient's norm became {norm.item()} {_where(groups)}")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {
-        **{key: round(value / total, 6) for key, value in sums.items()},
-        "grad_norm": round(float(norm), 6),
-    }
+            sums[key] = sums.get(key, 0.0) + (value if pack.counts else 0.0)
+    return prepared.summed(sums), total
 
 
-def _where(groups: list[Group]) -> str:
+def _stop(prepared: Prepared, task: Task, what: str, value: float, groups: list[Group], folder: Path) -> None:
+    """Save the batch and say where training stopped."""
+    path = folder / "stopped.jsonl"
+    if prepared.main:
+        rows = (
+            {"id": group.id, "prompt": group.prompt, "replies": group.replies, "pairs": group.pairs} for group in groups
+        )
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    broken = [name for name, parameter in prepared.packed.named_parameters() if not torch.isfinite(parameter).all()]
+    if broken:
+        raise UserError(
+            f"{task.name}: the {what} became {value} because weights are not numbers ({broken[0]} and "
+            f"{len(broken) - 1} more); take another base model or an earlier checkpoint"
+        )
     names = [group.id for group in groups][:4]
-    return f'on prompts {names}; lower the learning rate or use precision = "fp32"'
+    raise UserError(
+        f"{task.name}: the {what} became {value} on prompts {names} (token ids in {path}); "
+        'lower the learning rate or use precision = "fp32"'
+    )
 
 
-def _look(
-    model: Any,
-    task: Task,
-    settings: Training,
-    pad: int,
-    state: dict[str, Any],
-    number: int,
-    log: MetricsLog,
-    folder: Path,
-) -> None:
-    if not task.dev:
-        return
-    figures = evaluate(model, task, settings, pad)
+def _look(prepared: Prepared, task: Task, state: dict[str, Any], number: int, folder: Path) -> dict[str, float]:
+    figures = evaluate(prepared, task)
     if not math.isfinite(figures["loss"]):
         raise UserError(f"{task.name}: after step {number} the dev loss is {figures['loss']}; lower the learning rate")
-    log.add({"step": number, **{f"dev_{key}": value for key, value in figures.items()}})
+    state["waited"] += 1
     if state["best"] is None or figures["loss"] < state["best"]:
-        state["best"], state["best_step"] = figures["loss"], number
-        save_best(folder / "best.pt", model)
+        state.update(best=figures["loss"], best_step=number, waited=0)
+        save_checkpoint(folder / "best", prepared)
+    return {f"dev_{key}": value for key, value in figures.items()}
 
 
 @torch.no_grad()
-def evaluate(model: Any, task: Task, settings: Training, pad: int) -> dict[str, float]:
+def evaluate(prepared: Prepared, task: Task) -> dict[str, float]:
     """Loss and figures on the dev split, averaged over its items."""
-    sums: dict[str, float] = {}
-    total = 0
-    for part in micro_batches(task.dev, settings.micro_batch * 2):
-        batch = collate(part, pad, device())
-        loss, figures = task.compute(model, batch)
-        total += task.unit(batch)
-        for key, value in {"loss": loss.item(), **figures}.items():
-            sums[key] = sums.get(key, 0.0) + value
-    return {key: round(value / max(total, 1), 6) for key, value in sums.items()}
+    sums: dict[str, float] = {"items": 0.0}
+    for groups in chunks(task.dev, prepared.settings.token_budget * prepared.world):
+        for pack, held, _ in prepared.packs(groups):
+            with prepared.accelerator.autocast():
+                loss, figures = task.compute(prepared.model, pack)
+            if pack.counts:
+                for key, value in {"items": sum(map(task.over, held)), "loss": loss.item(), **figures}.items():
+                    sums[key] = sums.get(key, 0.0) + value
+    sums = prepared.summed(sums)
+    total = max(sums.pop("items"), 1.0)
+    return {key: round(value / total, 6) for key, value in sums.items()}
+
+
+def chunks(groups: Sequence[Group], budget: int) -> Iterator[list[Group]]:
+    """Groups in their order, read a few packs' worth at a time, so that any number of them fits in memory."""
+    part: list[Group] = []
+    held = 0
+    for place, entry in enumerate(entries_of(groups)):
+        part.append(groups[place])
+        held += entry.tokens
+        if held >= 8 * budget:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
 
 
 def learning_rate(step: int, total: int, settings: Training) -> float:
@@ -186,26 +228,23 @@ def learning_rate(step: int, total: int, settings: Training) -> float:
     return settings.lr * (1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def precision(settings: Training) -> str:
-    """'bf16' where asked for or where the hardware is good at it (a GPU with bf16, AMX); else 'no'."""
-    if settings.precision != "auto":
-        return "bf16" if settings.precision == "bf16" else "no"
-    if device() == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return "bf16" if amx() else "no"
+def random_state() -> str:
+    """torch's random state as hex. Nothing here draws from it, but a user's loss may."""
+    return bytes(torch.get_rng_state().tolist()).hex()
 
 
-def use_threads(count: int) -> None:
-    """Set torch's threads; 0 keeps its own choice, which follows OMP_NUM_THREADS and the processor's affinity."""
-    if count:
-        torch.set_num_threads(count)
+def restore_random(state: str | None) -> None:
+    if state:
+        torch.set_rng_state(torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8))
 
 
 class MetricsLog:
     """metrics.jsonl: one object per step; on resume, lines after the checkpoint are cut off and written anew."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, main: bool = True) -> None:
+        self.path, self.main = path, main
+        if not main:
+            return
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         kept = []
         for line in lines:
@@ -218,8 +257,8 @@ class MetricsLog:
         part = path.with_name(path.name + ".part")
         part.write_text("".join(kept), encoding="utf-8")
         part.replace(path)
-        self.path = path
 
     def add(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.main:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")

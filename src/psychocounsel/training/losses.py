@@ -110,24 +110,48 @@ def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
     return (chosen + rejected) ** 2
 
 
-def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target]: logits (..., vocabulary), targets (...); float32 in the shape of targets."""
-    flat = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
-    return flat.view(targets.shape)
+def principle_dpo(
+    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, share: Tensor, beta: float
+) -> Tensor:
+    """-s log sigma(d) - (1 - s) log sigma(-d), d as in `dpo`; shape (pairs,).
 
-
-def sequence_log_probabilities(model: torch.nn.Module, ids: Tensor, mask: Tensor, reply: Tensor) -> Tensor:
-    """Summed log-probability of the reply tokens of each row.
-
-    `ids`, `mask` (attention) and `reply` (which tokens count) have shape (rows, length), right-padded; returns (rows,).
-    Logits are made only from the shortest prompt's end on: the prompt's own logits are never needed.
+    s, `share` of shape (pairs,), is the share of principles on which the chosen reply was rated better, ties half: the
+    mean of one DPO loss per principle, each with its own label (linear scalarisation of several objectives, as in
+    MODPO, Zhou et al. 2023, arXiv 2310.03708, but with labels instead of reward models).
     """
-    return -(token_losses(model, ids, mask, reply)).sum(-1)
+    right = dpo(chosen, rejected, reference_chosen, reference_rejected, beta)
+    wrong = dpo(rejected, chosen, reference_rejected, reference_chosen, beta)
+    return share * right + (1 - share) * wrong
 
 
-def token_losses(model: torch.nn.Module, ids: Tensor, mask: Tensor, reply: Tensor) -> Tensor:
-    """Negative log-probabilities of reply tokens, 0 elsewhere; shape (rows, kept length)."""
-    first = int(reply.int().argmax(-1).min())  # the earliest reply token of any row; its predictor sits one before
-    kept = ids.shape[1] - first + 1
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=False).logits[:, :-1]
-    return token_nll(logits, ids[:, first:]) * reply[:, first:]
+def preferred_share(differences: Tensor) -> Tensor:
+    """Share of principles with a positive difference, ties half, NaN left out: (pairs, principles) to (pairs,).
+
+    A pair without any score is taken at its word: 1.
+    """
+    known = ~differences.isnan()
+    votes = (differences > 0).float() + 0.5 * (differences == 0).float()
+    return torch.where(known.any(1), (votes * known).sum(1) / known.sum(1).clamp(min=1), 1.0)
+
+
+def principle_heads(chosen: Tensor, rejected: Tensor, differences: Tensor) -> Tensor:
+    """Bradley-Terry loss of one head per principle, each with its own label; (pairs, principles) to (pairs,).
+
+    Averaged over principles; a principle on which both replies were rated alike, or not at all, gives nothing.
+    """
+    losses = -F.logsigmoid(differences.sign() * (chosen - rejected))
+    return torch.where((differences != 0) & ~differences.isnan(), losses, 0.0).sum(1) / differences.shape[1]
+
+
+def resample_weights(draws: Tensor, heads: int) -> Tensor:
+    """How often each pair stands in each bootstrap resample: Poisson(1) counts of shape (pairs, heads), float32.
+
+    A pure function of the pair's own number `draws` (pairs,), int64, so that batches, order and machines do not matter.
+    Oza & Russell 2001, "Online bagging and boosting".
+    """
+    mixed = draws[:, None] + torch.arange(1, heads + 1, device=draws.device) * 0x1E3779B97F4A7C15
+    for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB), (31, 1)):  # splitmix64's steps
+        mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    uniform = (mixed & ((1 << 53) - 1)).double() / (1 << 53)
+    limits = torch.tensor([0.367879, 0.735759, 0.919699, 0.981012, 0.996340, 0.999406], device=draws.device)
+    return (uniform[..., None] >= limits).sum(-1).float()

@@ -13,18 +13,20 @@ from torch import Tensor
 from psychocounsel.errors import UserError
 from psychocounsel.recipe import PolicyTable
 from psychocounsel.recipe.training import LOSSES, loss_fault
-from psychocounsel.training.losses import apo_zero, cdpo, dpo, hinge, ipo, robust_dpo, simpo
+from psychocounsel.training.losses import apo_zero, cdpo, dpo, hinge, ipo, principle_dpo, robust_dpo, simpo
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
     """A loss of log-probabilities (chosen, rejected, reference chosen, reference rejected), each (pairs,) -> (pairs,).
 
-    Without `reference` it takes the first two only, and no reference is computed.
+    Without `reference` it takes the first two only, and no reference is computed. With `share` it also takes the share of
+    principles on which the chosen reply is better, (pairs,).
     """
 
     function: Callable[..., Tensor]
     reference: bool = True
+    share: bool = False
 
 
 POLICY_LOSSES = {
@@ -35,6 +37,7 @@ POLICY_LOSSES = {
     "hinge": PolicyLoss(hinge),
     "apo_zero": PolicyLoss(apo_zero),
     "simpo": PolicyLoss(simpo, reference=False),
+    "principles": PolicyLoss(principle_dpo, share=True),
 }
 
 
@@ -49,7 +52,7 @@ def open_loss(table: PolicyTable) -> PolicyLoss:
     if table.loss in POLICY_LOSSES:
         loss = POLICY_LOSSES[table.loss]
         own = {name: getattr(table, name) for name in LOSSES[table.loss]}
-        return PolicyLoss(partial(loss.function, beta=table.beta, **own), loss.reference)
+        return PolicyLoss(partial(loss.function, beta=table.beta, **own), loss.reference, loss.share)
     return PolicyLoss(_user_loss(table.loss, table.beta))
 
 
