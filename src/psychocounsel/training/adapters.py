@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -30,15 +31,20 @@ def add_adapters(model: Any, table: LoraTable, seed: int) -> Any:
     from peft import LoraConfig, prepare_model_for_kbit_training
     from transformers.pytorch_utils import Conv1D
 
-    layers = _chosen(_linear_layers(model), table)
+    layers = _linear_layers(model)
+    chosen = _chosen(layers, table)
     if _in_four_bits(model):  # norms and head to float32: without it, training in 4 bits is unstable (2305.14314)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for layer in layers.values():
+            # On processors with AVX512-BF16, bitsandbytes 0.50 repacks the weights of a model in eval mode (as ours
+            # is while it trains) for a kernel without gradients: what is below would silently learn nothing.
+            layer.support_avx512bf16_for_cpu = False
     config = LoraConfig(
         r=table.rank,
         lora_alpha=table.alpha,
         lora_dropout=0.0,
-        target_modules=list(layers),
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),  # GPT-2 keeps weights transposed
+        target_modules=list(chosen),
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in chosen.values()),  # GPT-2 keeps weights transposed
     )
     with torch.random.fork_rng(devices=[]):  # peft draws on the CPU, wherever the model is
         torch.manual_seed(seed)
@@ -158,7 +164,9 @@ def _wrapped(model: Any, config: Any) -> Any:
     causal = model.get_output_embeddings() is not None
     backbone = {id(value) for value in model.base_model.parameters()}
     above = [value for value in model.parameters() if id(value) not in backbone]
-    wrapped = get_peft_model(model, config)
+    with warnings.catch_warnings():  # peft 0.21 reads a property that transformers 5.24 has renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        wrapped = get_peft_model(model, config)
     for value in [] if causal else above:
         value.requires_grad_(True)
     return wrapped
