@@ -150,7 +150,7 @@ def test_rated_replies_to_one_prompt_become_pairs_of_those_that_differ(tmp_path)
     rows = [rated(SOUP, LONG, 4), rated(SOUP, ODD, 0), rated(KNOT, "A bowline.", 3), rated(SOUP, SHORT, 4)]
     found = read(save(tmp_path / "a.jsonl", rows))
     (example,) = found
-    assert sorted(told(example)) == [(SHORT, ODD, 4.0), (LONG, ODD, 4.0)]
+    assert set(told(example)) == {(SHORT, ODD, 4.0), (LONG, ODD, 4.0)}
     assert len(example.replies) == 3
     assert found.left_out == {"tie": 1, "the only reply to its prompt": 1}
 
@@ -182,7 +182,7 @@ def test_all_pairs_of_a_prompt_share_one_example_with_each_reply_once(tmp_path):
     found = read(save(tmp_path / "a.jsonl", rows))
     soup = next(example for example in found if example.messages == [user(SOUP)])
     assert sorted(soup.replies) == sorted([LONG, ODD, SHORT])
-    assert sorted(told(soup)) == [(SHORT, ODD, 1.0), (LONG, SHORT, 1.0), (LONG, ODD, 1.0)]
+    assert set(told(soup)) == {(SHORT, ODD, 1.0), (LONG, SHORT, 1.0), (LONG, ODD, 1.0)}
     assert (len(found), found.pairs, found.left_out) == (2, 4, {"repeated": 1})
     assert [found[i] for i in range(2)] == list(found)
     with pytest.raises(IndexError):
@@ -213,7 +213,6 @@ BAD_ROWS = [
     (plain(score_chosen="high", score_rejected=3), "wrong type"),
     (plain(score_chosen=True, score_rejected=False), "wrong type"),
     (plain(split="val"), "held out by the set itself"),
-    (plain(prompt="\ud83d odd"), "not Unicode"),
 ]
 
 
@@ -338,6 +337,7 @@ BROKEN = {
     "torn.parquet": b"PAR1 and no more",
     "words.json": b"these are no rows",
     "numbers.jsonl": b"1\n2\n",
+    "half.jsonl": json.dumps(plain(prompt="\ud83d")).encode(),
 }
 
 
@@ -354,14 +354,14 @@ def test_a_broken_file_is_one_line_that_names_it(tmp_path, name, capfd):
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_file_holds_nothing(tmp_path, content):
     (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(UserError, match="a.jsonl"):
+    with pytest.raises(UserError, match=r"a\.jsonl"):
         read(tmp_path / "a.jsonl")
 
 
 def test_a_table_without_rows_holds_nothing(tmp_path):
     table = pa.table({name: pa.array([], pa.string()) for name in ("prompt", "chosen", "rejected")})
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="a.parquet: holds no preference rows"):
+    with pytest.raises(UserError, match=r"a\.parquet: holds no preference rows"):
         read(tmp_path / "a.parquet")
 
 
@@ -398,14 +398,14 @@ def test_twenty_thousand_rows_never_lie_in_memory_together(tmp_path):
     path, draw = tmp_path / "a.jsonl", random.Random(5)
     with path.open("w") as file:
         for i in range(20_000):
-            row = plain(f"What of number {i % 9_000}? {draw.random()} " + "Please tell. " * 150, f"It is {i}.")
+            row = plain(f"What of number {i % 9_000}? " + "Please tell. " * 150, f"It is {draw.random()}.")
             file.write(json.dumps(row) + "\n")
     assert path.stat().st_size > 40_000_000
-    read(save(tmp_path / "b.jsonl", [plain()]))  # what is imported once is not counted
+    assert read(path).pairs == 20_000  # the library makes its memory-mapped copy, in blocks of 10 MB whatever the size
     tracemalloc.start()
     found = read(path)
     pairs = sum(len(example.pairs) for example in found)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (pairs, found.left_out) == (20_000, {})
-    assert peak < 8_000_000
+    assert (len(found), pairs, found.left_out) == (9_000, 20_000, {})
+    assert peak < 4_000_000

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def mixed_examples(
     dataset = dataset.select_columns(wanted)
     left_out: Counter[str] = Counter()
     index = _Index(seed)
-    for number, row in enumerate(_rows(dataset)):
+    for number, row in enumerate(_rows(dataset, source.load)):
         try:
             if source.split.startswith("train") and row.get("split") in HELD_OUT:
                 raise Unusable("held out by the set itself")
@@ -123,8 +124,6 @@ def mixed_examples(
             index.add(number, found)
         except Unusable as reason:
             left_out[str(reason)] += 1
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and no tokenizer reads
-            left_out["not Unicode"] += 1
     better, worse, starts = index.pairs(source.limit, left_out)
     if not len(better):
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.most_common())
@@ -219,10 +218,13 @@ def _hash(*parts: Any) -> int:
     return int.from_bytes(hashlib.blake2b(canonical_json(parts).encode(), digest_size=8).digest(), "little")
 
 
-def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    for batch in dataset.iter(batch_size=BATCH):
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values, strict=True))
+def _rows(dataset: Any, place: str) -> Iterator[dict[str, Any]]:
+    try:
+        for batch in dataset.iter(batch_size=BATCH):
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(batch, values, strict=True))
+    except UnicodeDecodeError as error:  # the library copies bytes without a look at them
+        raise UserError(f"{place}: not UTF-8 ({error}); write the file anew as UTF-8") from error
 
 
 def _open(source: MixSource) -> tuple[Any, str]:
@@ -232,7 +234,7 @@ def _open(source: MixSource) -> tuple[Any, str]:
     if path.suffix in LOADERS:
         if not path.is_file():
             raise UserError(f"{source.load}: no such file")
-        if not path.stat().st_size:
+        if _is_empty(path):
             raise UserError(f"{source.load}: holds no preference rows")
         splits = _load(source.load, LOADERS[path.suffix], data_files=str(path))
     elif path.is_dir():
@@ -246,6 +248,18 @@ def _open(source: MixSource) -> tuple[Any, str]:
         raise UserError(f"{source.load}: no split '{source.split}'{close}; there are {', '.join(splits)}")
     found = splits[source.split]
     return found, file_origin(path) if path.exists() else hub_origin(hub[1] if hub else source.load, found)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no row at all, over which the library fails in other words."""
+    if path.suffix != ".parquet":
+        return not path.stat().st_size
+    import pyarrow.parquet
+
+    try:
+        return bool(pyarrow.parquet.read_metadata(path).num_rows == 0)
+    except pyarrow.ArrowException:
+        return False
 
 
 def _load(place: str, *arguments: str, **settings: str | None) -> dict[str, Any]:
