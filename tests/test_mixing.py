@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import random
 import tracemalloc
 
@@ -187,6 +188,17 @@ def test_all_pairs_of_a_prompt_share_one_example_with_each_reply_once(tmp_path):
     assert [found[i] for i in range(2)] == list(found)
     with pytest.raises(IndexError):
         found[2]
+
+
+def test_rows_that_contradict_each_other_both_stay(tmp_path):
+    example = only(tmp_path, [plain(), plain(chosen=ODD, rejected=LONG)])
+    assert {(a, b) for a, b, _ in told(example)} == {(LONG, ODD), (ODD, LONG)}
+    assert len(example.replies) == 2
+
+
+def test_a_set_can_go_to_another_process(tmp_path):
+    found = read(save(tmp_path / "a.jsonl", [plain(), plain(KNOT)]))
+    assert list(pickle.loads(pickle.dumps(found))) == list(found)
 
 
 BAD_ROWS = [

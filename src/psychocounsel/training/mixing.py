@@ -25,9 +25,9 @@ from psychocounsel.errors import UserError, nearest
 from psychocounsel.preference import RATED
 from psychocounsel.recipe import MixSource, data_path
 from psychocounsel.records import canonical_json, content_id
-from psychocounsel.rows import file_origin, folder_license, hub_origin
+from psychocounsel.rows import Row, file_origin, folder_license, hub_origin
 from psychocounsel.training.examples import Example
-from psychocounsel.training.preference_formats import Compared, Format, Rated, Unusable, find_format
+from psychocounsel.training.preference_formats import Compared, Rated, Unusable, find_format
 
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?::([\w.-]+))?")
@@ -50,7 +50,7 @@ class MixedSet:
     left_out: Counter[str]
     principles: Sequence[str]
     dataset: Any = field(repr=False)
-    format: Format = field(repr=False)
+    read: Callable[[Row], Compared | Rated] = field(repr=False)
     better: Positions = field(repr=False)  # rows of each pair, which lie together by prompt
     worse: Positions = field(repr=False)
     starts: Positions = field(repr=False)  # where each prompt's pairs begin, and the end
@@ -85,10 +85,10 @@ class MixedSet:
         return example
 
     def _compared(self, better: int, worse: int) -> Compared:
-        first = self.format.read(self.dataset[better])
+        first = self.read(self.dataset[better])
         if isinstance(first, Compared):
             return first
-        second = self.format.read(self.dataset[worse])
+        second = self.read(self.dataset[worse])
         assert isinstance(second, Rated)  # one format reads rows of one kind
         return Compared(first.messages, first.reply, second.reply, first.rating - second.rating)
 
@@ -129,7 +129,7 @@ def mixed_examples(
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.most_common())
         raise UserError(f"{source.load}: no pair is left to mix in ({reasons}); docs/mixing.md explains the reasons")
     license_ = source.license or folder_license(source.load)
-    return MixedSet(origin, license_, left_out, tuple(principles), dataset, form, better, worse, starts)
+    return MixedSet(origin, license_, left_out, tuple(principles), dataset, form.read, better, worse, starts)
 
 
 class _Index:
