@@ -19,7 +19,7 @@ from psychocounsel.reward.train import train_reward
 from psychocounsel.training.batches import Encoder
 from psychocounsel.training.checkpoints import save_model
 
-TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, micro_batch=12,
+TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, token_budget=1500,
                     online=OnlineTable(speeches=4, samples=4, steps=3, max_new_tokens=12))  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from psychocounsel.reward.train import pair_groups
 from psychocounsel.training.batches import Encoder, collate
 from psychocounsel.training.losses import sequence_log_probabilities
 
-TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, micro_batch=12,
+TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, token_budget=1500,
                     online=OnlineTable(speeches=4, samples=4, steps=3, max_new_tokens=12))  # fmt: skip
 
 

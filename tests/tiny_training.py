@@ -16,7 +16,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PAD = 0
-BASE = {"lr": 1e-2, "epochs": 3.0, "batch": 4, "micro_batch": 4, "checkpoint_steps": 5, "evaluate_steps": 3,
+BASE = {"lr": 1e-2, "epochs": 3.0, "batch": 4, "token_budget": 64, "checkpoint_steps": 5, "evaluate_steps": 3,
         "max_length": 64, "precision": "fp32"}  # fmt: skip
 
 

@@ -96,8 +96,9 @@ def train_policy(
     packed = finished(prepared, made)
     if packed is not None:
         save_model(folder / "model", packed.model, encoder.tokenizer)
-    return {"pairs": pairs_of(train_groups), "left_out": dict(encoder.counts), "steps": state["step"],
-            "best_step": state["best_step"], "dev_loss": state["best"], "shared_prefix": prepared.packed.shared}  # fmt: skip
+    return {"pairs": pairs_of(train_groups), "dev_pairs": pairs_of(dev_groups), "left_out": dict(encoder.counts),
+            "steps": state["step"], "best_step": state["best_step"], "dev_loss": state["best"],
+            "shared_prefix": prepared.packed.shared}  # fmt: skip
 
 
 def open_encoder(start: str, table: PolicyTable) -> Encoder:

@@ -43,8 +43,8 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attention of one pack: query (1, heads, tokens, width), key and value (1, key heads, tokens, width).
 
-    Returns (1, tokens, heads, width). `sliding_window` counts positions of a sequence, not places in the pack. Dropout is
-    left out, as everywhere in training. Raises ValueError without a layout.
+    Returns (1, tokens, heads, width). `sliding_window` counts positions of a sequence, not places in the pack. Dropout
+    is left out, as everywhere in training. Raises ValueError without a layout.
     """
     if layout is None:
         raise ValueError("shared-prefix attention needs the layout of a pack; this model does not hand it on")

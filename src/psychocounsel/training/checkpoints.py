@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
-
-import torch
 
 from psychocounsel.errors import UserError
 from psychocounsel.training.adapters import merged
@@ -31,8 +30,16 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _one_process_will_do() -> Iterator[None]:
+    """torch warns where a checkpoint is written or read by one process alone; that is what we want."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
 def save_checkpoint(folder: Path, prepared: Prepared, state: dict[str, Any] | None = None) -> None:
-    """Write trained weights, and with `state` the optimizer too, each process its shards; swap the folder in when whole.
+    """Write trained weights, with `state` the optimizer too, each process its shards; swap the folder in when whole.
 
     The older checkpoint goes last.
     """
@@ -43,7 +50,7 @@ def save_checkpoint(folder: Path, prepared: Prepared, state: dict[str, Any] | No
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     prepared.accelerator.wait_for_everyone()
-    with _writing(folder):
+    with _writing(folder), _one_process_will_do():
         save(_tensors(prepared, state is not None), checkpoint_id=part, no_dist=prepared.world == 1)
     if prepared.main:
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -78,7 +85,8 @@ def load_checkpoint(folder: Path, prepared: Prepared, purpose: str = "") -> dict
                 "--redo, or put the recipe back as it was"
             )
         tensors = _tensors(prepared, state is not None)
-        load(tensors, checkpoint_id=folder, no_dist=prepared.world == 1)
+        with _one_process_will_do():
+            load(tensors, checkpoint_id=folder, no_dist=prepared.world == 1)
         set_state_dict(
             prepared.model,
             _bare(prepared) if state is not None else (),

@@ -14,8 +14,8 @@ from psychocounsel.records import Pair, Response, Speech
 class Example:
     """One prompt as chat messages (role, content) ending with the user, and its unique replies.
 
-    `pairs` holds (chosen, rejected) positions among the replies. `gaps[i]` is how much better the chosen reply of pair i
-    was rated, and `differences[i]` the same by principle (NaN where a principle has no score); the latter may be empty.
+    `pairs` holds (chosen, rejected) positions among the replies. `gaps[i]` is how much better the chosen reply of pair
+    i was rated, and `differences[i]` the same by principle (NaN where one has no score); the latter may be empty.
     """
 
     id: str

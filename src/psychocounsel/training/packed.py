@@ -64,14 +64,14 @@ class PackedPolicy(PackedModel):
         hidden = self.states(pack, pack.sources)
         own = [getattr(config, name, None) for name in OWN_STEPS]
         if type(head) is nn.Linear and head.bias is None and not any(own):
-            values: Tensor = _Logp.apply(hidden, head.weight, pack.targets) 
+            values: Tensor = _Logp.apply(hidden, head.weight, pack.targets)
         else:
             values = _checkpointed(hidden, pack.targets, lambda part: _logits(head(part), *own))
         return torch.zeros(pack.replies, device=values.device).index_add(0, pack.owners, values)
 
 
 class PackedScorer(PackedModel):
-    """A sequence classifier with one output, and further heads beside it: a pack to scores, float32, (replies, 1 + heads).
+    """A sequence classifier with one output, and further heads: a pack to scores, float32, (replies, 1 + heads).
 
     The first `guiding` heads shape the model as the overall score does. Others read hidden states without a gradient to
     them, so that they change nothing else.

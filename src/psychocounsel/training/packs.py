@@ -1,6 +1,6 @@
 """Shared-prefix packs: [prompt | reply | reply | ... | prompt | ...], one flat row without padding.
 
-Positions restart at the prompt's length on every reply, and a reply attends to its prompt and itself only, so that a pack
+Positions restart at the length of the prompt on every reply, and a reply attends to its prompt and itself only: a pack
 equals its prompt-reply sequences run one by one, up to rounding. A prompt is encoded once for all its replies, a reply
 once for all its pairs.
 """

@@ -20,8 +20,8 @@ from psychocounsel.training.losses import apo_zero, cdpo, dpo, hinge, ipo, princ
 class PolicyLoss:
     """A loss of log-probabilities (chosen, rejected, reference chosen, reference rejected), each (pairs,) -> (pairs,).
 
-    Without `reference` it takes the first two only, and no reference is computed. With `share` it also takes the share of
-    principles on which the chosen reply is better, (pairs,).
+    Without `reference` it takes the first two only, and no reference is computed. With `share` it also takes the share
+    of principles on which the chosen reply is better, (pairs,).
     """
 
     function: Callable[..., Tensor]

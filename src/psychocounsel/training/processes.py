@@ -53,8 +53,8 @@ class Prepared:
     def packs(self, groups: Sequence[Group]) -> Iterator[tuple[Pack, list[Group], bool]]:
         """This process's packs of the groups, the groups in each, and whether it is the last one.
 
-        As many in every process, about equally full, in a fixed order. A process without work of its own gets a pack that
-        does not count, because processes meet at every pack.
+        As many in every process, about equally full, in a fixed order. A process without work gets a pack that does
+        not count, because processes meet at every pack.
         """
         dealt = bins([group.tokens for group in groups], self.settings.token_budget, self.world)
         mine = dealt[self.accelerator.process_index :: self.world]
@@ -127,7 +127,9 @@ def prepare(packed: PackedModel, settings: Training, accelerator: Any = None) ->
             parameter.data = parameter.data.float()
     packed.eval()  # dropout off; gradients still flow
     if settings.gradient_checkpointing:
-        packed.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        bare = packed.bare
+        enable = getattr(bare, "activation_checkpointing_enable", None) or bare.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # named otherwise before transformers 5.24; both take it first
         packed.train()  # layers are made again only in this mode; PackedModel has set every dropout to 0
     optimizer = open_optimizer(packed, settings)
     prepared = Prepared(packed, packed, optimizer, accelerator, settings)
