@@ -264,7 +264,8 @@ def agreement(
 def main() -> None:
     """Entry point: user errors are one line and exit code 2, Ctrl-C is 130."""
     try:
-        app(prog_name="psychocounsel", standalone_mode=False)
+        if app(prog_name="psychocounsel", standalone_mode=False) == 130:  # newer typer makes a number of Ctrl-C
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except UserError as error:
         print(f"psychocounsel: {error}", file=sys.stderr)
