@@ -12,7 +12,7 @@ PACKAGE = Path(psychocounsel.__file__).parent
 FLOORS = (
     "errors < progress < engine < records < recipe < rows < principles < preference < privacy < models < speeches"
     " < responses < ratings < pairs < training < supervised < reward < policy < evaluate < publish < run < pipeline"
-    " < rate < trace < verify < batch < agreement < show < preview < cli"
+    " < rate < score < trace < verify < batch < agreement < show < preview < cli"
 )
 ORDER = tuple(FLOORS.split(" < "))
 ALONE = ("progress",)  # imports nothing of ours
@@ -121,5 +121,5 @@ def test_help_works():
     found = subprocess.run(
         [sys.executable, "-m", "psychocounsel.cli", "--help"], capture_output=True, text=True, check=True
     )
-    for name in ("run", "check", "show", "rate", "speeches", "evaluate"):
+    for name in ("run", "check", "show", "rate", "score", "speeches", "evaluate"):
         assert name in found.stdout

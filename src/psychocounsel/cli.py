@@ -194,6 +194,23 @@ def rate(
     rate_file(judge, source, target, calls, budget)
 
 
+@app.command()
+def score(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Reward models; several are an ensemble.")],
+    source: Annotated[
+        Path, typer.Option("--input", help="JSON Lines or Parquet: 'speech' or a dialogue, and 'response(s)'.")
+    ],
+    target: Annotated[Path, typer.Option("--output", help="Where the rows with 'reward' go: .jsonl or .parquet.")],
+    max_length: Annotated[
+        int, typer.Option("--max-length", min=16, help="Tokens; the prompt and the reply may each fill half.")
+    ] = 2048,
+) -> None:
+    """Score any rows with one reward model, or several."""
+    from psychocounsel.score import score_file
+
+    score_file(models, source, target, max_length)
+
+
 batch = typer.Typer(no_args_is_help=True, help="Calls of a stage as OpenAI-Batch files (also for vllm run-batch).")
 app.add_typer(batch, name="batch")
 Stage = Annotated[str, typer.Option("--stage", help="The stage that asks: responses or ratings.")]
@@ -247,7 +264,8 @@ def agreement(
 def main() -> None:
     """Entry point: user errors are one line and exit code 2, Ctrl-C is 130."""
     try:
-        app(prog_name="psychocounsel", standalone_mode=False)
+        if app(prog_name="psychocounsel", standalone_mode=False) == 130:  # newer typer makes a number of Ctrl-C
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except UserError as error:
         print(f"psychocounsel: {error}", file=sys.stderr)

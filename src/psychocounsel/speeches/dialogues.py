@@ -43,6 +43,12 @@ def read_turns(value: Any) -> tuple[Turn, ...]:
     return tuple(Turn.model_validate({"role": role, "text": text}) for role, text in joined)
 
 
+def ends_with_client(value: Any) -> bool:
+    """Whether the last words of a dialogue, in any shape `read_turns` takes, are the client's. Raises ValueError."""
+    spoken = _spoken(_listed(value))
+    return bool(spoken) and spoken[-1][0] == "client"
+
+
 def _listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         if not value.strip():
