@@ -59,6 +59,10 @@ class Training(Table):
         default=8192, description="tokens in memory at once, in each process; does not change the result"
     )
     gradient_checkpointing: bool = Field(default=False, description="less memory for a third more time")
+    compile: bool = Field(
+        default=False,
+        description="fuse what lies between matrix products (torch.compile); a minute or more to begin with",
+    )
     lora: LoraTable = LoraTable()
     checkpoint_steps: Positive = Field(default=50, description="steps between checkpoints")
     evaluate_steps: Positive = Field(default=50, description="steps between looks at the dev split")

@@ -6,6 +6,7 @@ they lie), and FlexAttention with a block mask over the whole pack (graphics car
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from psychocounsel.training.packs import Branch, Layout
 
 NAME = "shared_prefix"
+QUERIES = 128  # queries worked through at once by the branch form
 BLOCK = 128  # FlexAttention's block; packs on a graphics card are filled up to a multiple of it
 
 
@@ -23,7 +25,7 @@ def register() -> str:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    AttentionInterface.register(NAME, shared_prefix_attention)
+    AttentionInterface.register(NAME, torch.compiler.disable(shared_prefix_attention))
     AttentionMaskInterface.register(NAME, lambda *arguments, **settings: None)  # the layout says all
     return NAME
 
@@ -78,7 +80,8 @@ def causal_mask(layout: Layout, window: int | None, kind: torch.dtype) -> Tensor
 class _Branches(torch.autograd.Function):
     """Attention branch by branch. Query heads that share a key head are stacked, so that each product is one call.
 
-    Probabilities are saved through autograd, so that gradient checkpointing can drop and make them again.
+    A long branch is worked through in blocks of queries, each with the keys up to its end: what lies above the diagonal
+    is never computed. Probabilities are saved through autograd, so that gradient checkpointing can drop them.
     """
 
     @staticmethod
@@ -87,42 +90,56 @@ class _Branches(torch.autograd.Function):
     ) -> Tensor:
         out = torch.empty_like(q)
         shared, saved = q.shape[0] // k.shape[0], []
+        scaled = q * scale
         for branch in branches:
-            span = slice(branch.start, branch.start + branch.length)
-            scores = torch.bmm(_stacked(q, span, shared), _with_prefix(k, branch).transpose(1, 2)).mul_(scale)
-            if cap:
-                scores = scores.div_(cap).tanh_()
-                saved.append(scores.square().neg_().add_(1))  # the slope of the cap, for the way back
-                scores = scores * cap
-            size = branch.prefix + branch.length
-            block = mask[branch.prefix : size, :size]
-            scores.view(-1, branch.length, size).add_(block)
-            weights = torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype)
-            saved.append(weights)
-            out[:, span] = torch.bmm(weights, _with_prefix(v, branch)).view(q.shape[0], branch.length, -1)
-        ctx.save_for_backward(q, k, v, *saved)
+            keys, values = _with_prefix(k, branch), _with_prefix(v, branch)
+            for span, seen, block in _blocks(branch, mask):
+                block = block if shared == 1 else block.repeat(shared, 1)
+                rows, sides = _stacked(scaled, span, shared), keys[:, :seen].transpose(1, 2)
+                if cap:
+                    scores = torch.bmm(rows, sides).div_(cap).tanh_()
+                    saved.append(scores.square().neg_().add_(1))  # the slope of the cap, for the way back
+                    scores = scores.mul_(cap).add_(block)
+                else:
+                    scores = torch.baddbmm(block, rows, sides)
+                weights = torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype)
+                saved.append(weights)
+                out[:, span] = torch.bmm(weights, values[:, :seen]).view(q.shape[0], span.stop - span.start, -1)
+        ctx.save_for_backward(scaled, k, v, mask, *saved)
         ctx.branches, ctx.scale, ctx.cap = branches, scale, cap
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *rest = ctx.saved_tensors
+        scaled, k, v, mask, *rest = ctx.saved_tensors
         saved = iter(rest)
-        shared = q.shape[0] // k.shape[0]
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        shared = scaled.shape[0] // k.shape[0]
+        dq, dk, dv = torch.empty_like(scaled), torch.zeros_like(k), torch.zeros_like(v)
         for branch in ctx.branches:
-            span = slice(branch.start, branch.start + branch.length)
-            slope = next(saved) if ctx.cap else None
-            weights = next(saved)
-            above = _stacked(gradients[0], span, shared)
-            _add(dv, branch, torch.bmm(weights.transpose(1, 2), above))
-            inner = torch.bmm(above, _with_prefix(v, branch).transpose(1, 2))
-            inner = torch._softmax_backward_data(inner, weights, -1, weights.dtype).mul_(ctx.scale)
-            if slope is not None:
-                inner.mul_(slope)
-            dq[:, span] = torch.bmm(inner, _with_prefix(k, branch)).view(q.shape[0], branch.length, -1)
-            _add(dk, branch, torch.bmm(inner.transpose(1, 2), _stacked(q, span, shared)))
-        return dq, dk, dv, None, None, None, None
+            keys, values = _with_prefix(k, branch), _with_prefix(v, branch)
+            for_keys, for_values = torch.zeros_like(keys), torch.zeros_like(values)
+            for span, seen, _ in _blocks(branch, mask):
+                slope = next(saved) if ctx.cap else None
+                weights = next(saved)
+                above = _stacked(gradients[0], span, shared)
+                for_values[:, :seen] += torch.bmm(weights.transpose(1, 2), above)
+                inner = torch.bmm(above, values[:, :seen].transpose(1, 2))
+                inner = torch._softmax_backward_data(inner, weights, -1, weights.dtype)
+                if slope is not None:
+                    inner.mul_(slope)
+                dq[:, span] = torch.bmm(inner, keys[:, :seen]).view(scaled.shape[0], span.stop - span.start, -1)
+                for_keys[:, :seen] += torch.bmm(inner.transpose(1, 2), _stacked(scaled, span, shared))
+            _add(dk, branch, for_keys)
+            _add(dv, branch, for_values)
+        return dq.mul_(ctx.scale), dk, dv, None, None, None, None
+
+
+def _blocks(branch: Branch, mask: Tensor) -> Iterator[tuple[slice, int, Tensor]]:
+    """Query blocks of a branch: their place in the pack, the keys they may see, and their part of the mask."""
+    for start in range(0, branch.length, QUERIES):
+        stop = min(start + QUERIES, branch.length)
+        seen = branch.prefix + stop
+        yield slice(branch.start + start, branch.start + stop), seen, mask[branch.prefix + start : seen, :seen]
 
 
 def _stacked(rows: Tensor, span: slice, shared: int) -> Tensor:

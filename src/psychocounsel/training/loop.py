@@ -101,7 +101,7 @@ def train(prepared: Prepared, task: Task, seed: int, folder: Path, on_step: OnSt
 
 def _purpose(task: Task, settings: Training, seed: int) -> str:
     """What a checkpoint was written for: settings that shape the result, data and seed."""
-    free = {"token_budget", "checkpoint_steps", "report_to", "gradient_checkpointing"}
+    free = {"token_budget", "checkpoint_steps", "report_to", "gradient_checkpointing", "compile"}
     data = [list(entry) for groups in (task.train, task.dev) for entry in entries_of(groups)]
     return content_id([task.name, settings.model_dump(mode="json", exclude=free), seed, task.max_steps, data])
 

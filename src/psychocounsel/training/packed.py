@@ -99,6 +99,15 @@ class PackedScorer(PackedModel):
         return torch.cat(parts, 1)
 
 
+def compiled(packed: PackedModel) -> PackedModel:
+    """Compile each layer of a model; attention, whose shape is another in every pack, stays as it is."""
+    kinds = packed._no_split_modules or []
+    for module in packed.modules():
+        if type(module).__name__ in kinds:
+            module.compile(dynamic=True)
+    return packed
+
+
 def opened(packed: PackedModel) -> PackedModel:
     """Switch a packed model to shared-prefix attention if that gives what the plain model gives, else to rows.
 

@@ -19,7 +19,7 @@ from psychocounsel.recipe import Training
 from psychocounsel.training.attention import BLOCK
 from psychocounsel.training.batches import Group
 from psychocounsel.training.optimizers import open_optimizer
-from psychocounsel.training.packed import PackedModel
+from psychocounsel.training.packed import PackedModel, compiled
 from psychocounsel.training.packs import Pack, bins, make_pack
 
 WAIT = timedelta(hours=12)  # others wait this long for the main process, which may be reading texts
@@ -131,6 +131,8 @@ def prepare(packed: PackedModel, settings: Training, accelerator: Any = None) ->
         enable = getattr(bare, "activation_checkpointing_enable", None) or bare.gradient_checkpointing_enable
         enable({"use_reentrant": False})  # named otherwise before transformers 5.24; both take it first
         packed.train()  # layers are made again only in this mode; PackedModel has set every dropout to 0
+    if settings.compile:
+        compiled(packed)
     optimizer = open_optimizer(packed, settings)
     prepared = Prepared(packed, packed, optimizer, accelerator, settings)
     if not prepared.sharded:
