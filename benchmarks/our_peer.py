@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def train(asked: argparse.Namespace) -> dict[str, Any]:
 
 def steady(marks: list[Moment], batch: int, per_epoch: int) -> dict[str, float]:
     """Pairs per second of the steps after the first epoch (or after four steps where there is one epoch)."""
-    spans = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    spans = [later - earlier for earlier, later in pairwise(marks)]
     first = per_epoch if len(spans) > per_epoch else 4
     later = spans[first:-1] or spans[first:]  # the last step of all may be short
     wall, cpu = (list(accumulate(values))[-1] for values in zip(*((s.wall, s.cpu) for s in later), strict=True))

@@ -25,7 +25,8 @@ def register() -> str:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    AttentionInterface.register(NAME, torch.compiler.disable(shared_prefix_attention))
+    whole = torch.compiler.disable(shared_prefix_attention)  # type: ignore[no-untyped-call]
+    AttentionInterface.register(NAME, whole)
     AttentionMaskInterface.register(NAME, lambda *arguments, **settings: None)  # the layout says all
     return NAME
 
