@@ -127,7 +127,7 @@ def opened(packed: PackedModel) -> PackedModel:
                 model.set_attn_implementation(attention.register())
                 packed.shared = True
                 found = packed.states(pack, pack.sources).float()
-            except (ValueError, TypeError, RuntimeError, KeyError):
+            except (ValueError, TypeError, RuntimeError, KeyError, AttributeError):
                 found = torch.full_like(expected, torch.inf)
     finally:
         model.train(training)
