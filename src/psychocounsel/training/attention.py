@@ -27,8 +27,13 @@ def register() -> str:
 
     whole = torch.compiler.disable(shared_prefix_attention)  # type: ignore[no-untyped-call]
     AttentionInterface.register(NAME, whole)
-    AttentionMaskInterface.register(NAME, lambda *arguments, **settings: None)  # the layout says all
+    AttentionMaskInterface.register(NAME, _window)
     return NAME
+
+
+def _window(*arguments: Any, local_size: int | None = None, **settings: Any) -> int | None:
+    """In place of a mask: its sliding window. The layout says all else; not every family repeats it to attention."""
+    return local_size
 
 
 def shared_prefix_attention(
@@ -52,7 +57,8 @@ def shared_prefix_attention(
     if layout is None:
         raise ValueError("shared-prefix attention needs the layout of a pack; this model does not hand it on")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = sliding_window if sliding_window and sliding_window < layout.longest else None
+    window = attention_mask if isinstance(attention_mask, int) else sliding_window
+    window = window if window and window < layout.longest else None
     if query.device.type == "cuda":
         return _flex(query, key, value, layout, scale, window, softcap).transpose(1, 2), None
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings may have left float32

@@ -31,11 +31,19 @@ class PackedModel(nn.Module):
         self.model = model
         self.shared = True
         self._no_split_modules = getattr(self.bare, "_no_split_modules", None)  # what FSDP shards layer by layer
-        for module in self.model.modules():
+        for module in self.model.modules():  # log-probabilities mean the same in training and use
             if isinstance(module, nn.Dropout):
-                module.p = 0.0  # log-probabilities mean the same in training and use, whatever mode the model is in
-            if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0
+                module.p = 0.0
+            for name, value in vars(module).items():
+                if "drop" in name and isinstance(value, float):  # rates that families keep as numbers
+                    setattr(module, name, 0.0)
+
+    def train(self, mode: bool = True) -> PackedModel:
+        """Training mode only where gradient checkpointing looks for it: in that mode, routers of some families draw."""
+        super().train(False)
+        for module in self.modules():
+            module.training = mode and (module is self or bool(getattr(module, "gradient_checkpointing", False)))
+        return self
 
     @property
     def bare(self) -> Any:
@@ -128,7 +136,7 @@ def opened(packed: PackedModel) -> PackedModel:
                 model.set_attn_implementation(attention.register())
                 packed.shared = True
                 found = packed.states(pack, pack.sources).float()
-            except (ValueError, TypeError, RuntimeError, KeyError):
+            except (ValueError, TypeError, RuntimeError, KeyError, AttributeError):
                 found = torch.full_like(expected, torch.inf)
     finally:
         model.train(training)
