@@ -24,7 +24,7 @@ from psychocounsel.training.examples import Example
 from psychocounsel.training.loop import Task, train
 from psychocounsel.training.packed import PackedPolicy, opened
 from psychocounsel.training.packs import Pack
-from psychocounsel.training.processes import open_accelerator, prepare
+from psychocounsel.training.processes import main_process, open_accelerator, prepare, together
 
 EMBEDDED = "embedded"
 SPECIAL = ("<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -62,7 +62,8 @@ def supervise(texts: Texts, base: str, table: SupervisedTable, seed: int, folder
     With epochs = 0 another base is taken as it is: `folder/base.json` points to it and no copy is made.
     """
     if base != EMBEDDED and table.epochs == 0:
-        (folder / "base.json").write_text(json.dumps({"base": base}), encoding="utf-8")
+        if main_process():
+            (folder / "base.json").write_text(json.dumps({"base": base}), encoding="utf-8")
         return {"base": base}
     if table.epochs > 0 and not texts.replies("train", table.min_overall):
         raise UserError(
@@ -72,8 +73,13 @@ def supervise(texts: Texts, base: str, table: SupervisedTable, seed: int, folder
     start = base
     if base == EMBEDDED:
         start, note = str(folder / "embedded"), folder / "language" / "counts.json"
-        if not Path(start).exists() or not note.exists():
-            write_rows(note, [build_embedded(texts, table, seed, folder)])  # complete or absent, as a kill may come
+        missing = not Path(start).exists() or not note.exists()
+        together()  # everyone has looked before anyone writes
+        if missing:
+            made = build_embedded(texts, table, seed, folder)
+            if main_process():
+                write_rows(note, [made])  # complete or absent, as a kill may come
+            together()
         built = json.loads(note.read_text(encoding="utf-8"))
     if table.epochs == 0:
         tokenizer, model = load_policy(start)
@@ -99,6 +105,7 @@ def _imitate(texts: Texts, start: str, table: SupervisedTable, seed: int, folder
     packed = finished(prepared, made)
     if packed is not None:
         save_model(folder / "model", packed.model, encoder.tokenizer)
+    together()
     replies = sum(entry.replies for entry in train_groups.entries)
     return {"replies": replies, "left_out": dict(encoder.counts), "steps": state["step"],
             "best_step": state["best_step"]}  # fmt: skip

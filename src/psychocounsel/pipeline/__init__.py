@@ -18,6 +18,7 @@ from psychocounsel.engine import check_engine
 from psychocounsel.errors import RunInterrupted, UserError, nearest
 from psychocounsel.models.prices import Budget, load_prices
 from psychocounsel.models.store import CallStore
+from psychocounsel.pipeline import workers
 from psychocounsel.pipeline.context import Run
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.pipeline.reuse import take_over, take_over_calls
@@ -105,9 +106,12 @@ def run_recipe(recipe: Recipe, root: Path, options: Options) -> RunFolder:
     check_engine(options.engine)
     load_principles(recipe.principles)
     folder = RunFolder(root / recipe.name)
+    if not workers.is_first():
+        workers.follow(recipe, folder)
+        return folder
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # clients' texts: for whoever runs this
-        with _locked(folder.path):
+        with _locked(folder.path), workers.leading():
             _run_locked(recipe, folder, options)
     except KeyboardInterrupt:
         again = "the same command without --redo" if options.redo else "the same command"
@@ -130,6 +134,7 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
     at_hand = _at_hand(recipe, options.reuse, done)
     needed = [name for name in names if name not in at_hand]
     preflight(recipe, needed)
+    workers.join(needed)
     if any(name in TRAINED for name in needed):
         from psychocounsel.models.weights import require_training
 
@@ -237,6 +242,8 @@ def _run_stage(run: Run, name: str) -> None:
         for stale in ("results.json", "report.html"):
             (run.folder.path / stale).unlink(missing_ok=True)
     start = time.monotonic()
+    if name in workers.JOINED:
+        workers.tell(name)
     counts = STAGE_FUNCTIONS[name](run, folder)
     for leftover in [
         *folder.rglob("checkpoint"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +119,33 @@ def policy_stage(run: Run, folder: Path) -> Counts:
     table, seed = run.recipe.policy, run.recipe.seed
     start = starting_model(run.folder.stage("supervised"))
     counts: Counts = {}
-    if not (folder / "offline" / "counts.json").exists():
-        cache = run.folder.path.parent / REFERENCE
-        made = train_policy("offline", start, _examples(run), table, seed, folder / "offline", cache=cache)
-        write_text(folder / "offline" / "counts.json", json.dumps(made))
-    counts["offline"] = json.loads((folder / "offline" / "counts.json").read_text(encoding="utf-8"))
+    cache = run.folder.path.parent / REFERENCE
+    counts["offline"] = _once(
+        folder / "offline",
+        lambda place: train_policy("offline", start, _examples(run), table, seed, place, cache=cache),
+    )
     current, reward = folder / "offline", str(run.folder.stage("reward") / "model")
     for number in range(table.online.rounds):
-        place = folder / f"online-{number + 1}"
-        if not (place / "counts.json").exists():
-            made = run_round(number, str(current / "model"), reward, run.speeches(), table, seed, place)
-            write_text(place / "counts.json", json.dumps(made))
-        counts[place.name] = json.loads((place / "counts.json").read_text(encoding="utf-8"))
+        place, before = folder / f"online-{number + 1}", str(current / "model")
+        made = partial(run_round, number, before, reward, run.speeches(), table, seed)
+        counts[place.name] = _once(place, made)
         current = place
+    return counts
+
+
+def _once(place: Path, make: Callable[[Path], Counts]) -> Counts:
+    """What `make` counts. A part of a stage that is finished is not made again; of several processes one writes."""
+    from psychocounsel.training.processes import main_process, together
+
+    note = place / "counts.json"
+    known = note.exists()
+    together()  # everyone has looked before anyone writes
+    if not known:
+        made = make(place)
+        if main_process():
+            write_text(note, json.dumps(made))
+        together()
+    counts: Counts = json.loads(note.read_text(encoding="utf-8"))
     return counts
 
 

@@ -23,7 +23,7 @@ from psychocounsel.training.losses import preferred_share
 from psychocounsel.training.packed import PackedPolicy, opened
 from psychocounsel.training.packs import Pack
 from psychocounsel.training.policy_losses import open_loss
-from psychocounsel.training.processes import open_accelerator, prepare
+from psychocounsel.training.processes import open_accelerator, prepare, together
 from psychocounsel.training.reference import add_reference
 
 
@@ -96,6 +96,7 @@ def train_policy(
     packed = finished(prepared, made)
     if packed is not None:
         save_model(folder / "model", packed.model, encoder.tokenizer)
+    together()
     return {"pairs": pairs_of(train_groups), "dev_pairs": pairs_of(dev_groups), "left_out": dict(encoder.counts),
             "steps": state["step"], "best_step": state["best_step"], "dev_loss": state["best"],
             "shared_prefix": prepared.packed.shared}  # fmt: skip

@@ -15,6 +15,7 @@ from psychocounsel.recipe import OnlineTable, PolicyTable
 from psychocounsel.records import Speech, content_id, read_rows, write_rows
 from psychocounsel.reward.score import RewardModel
 from psychocounsel.training.examples import Example
+from psychocounsel.training.processes import main_process, together
 
 NOISE = 1e-5  # rewards are kept to six digits; a smaller difference is rounding
 
@@ -42,8 +43,9 @@ def run_round(
     online = table.online
     drawn = draw_speeches(speeches, number, online, seed)
     candidates = folder / "candidates.jsonl"
-    if not candidates.is_file():
+    if main_process() and not candidates.is_file():
         write_candidates(candidates, start, reward, drawn, table, seed + number)
+    together()
     rows = [row for _, row in read_rows(candidates)]
     examples, left_out = best_against_worst(rows, {speech.id: speech for speech in drawn}, online)
     if not examples:

@@ -23,7 +23,7 @@ from psychocounsel.training.loop import Task, train
 from psychocounsel.training.losses import bradley_terry, centring, principle_heads, resample_weights
 from psychocounsel.training.packed import PackedScorer, opened
 from psychocounsel.training.packs import Pack
-from psychocounsel.training.processes import open_accelerator, prepare
+from psychocounsel.training.processes import open_accelerator, prepare, together
 
 
 def reward_task(train_groups: Sequence[Group], dev_groups: Sequence[Group], table: RewardTable, heads: int = 0) -> Task:
@@ -100,6 +100,7 @@ def train_reward(
     packed = finished(prepared, made)
     if packed is not None:
         save_reward(folder / "model", packed, tokenizer)
+    together()
     return {"pairs": pairs_of(train_groups), "dev_pairs": pairs_of(dev_groups), "left_out": dict(encoder.counts),
             "steps": state["step"], "best_step": state["best_step"], "dev_loss": state["best"],
             "shared_prefix": prepared.packed.shared}  # fmt: skip

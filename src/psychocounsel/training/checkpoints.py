@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from psychocounsel.errors import UserError
 from psychocounsel.training.adapters import merged
 from psychocounsel.training.packed import PackedModel
-from psychocounsel.training.processes import Prepared
+from psychocounsel.training.processes import Prepared, main_process
 
 
 @contextmanager
@@ -148,7 +148,9 @@ def finished(prepared: Prepared, remake: Callable[[bool], Kind]) -> Kind | None:
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Save a model and its tokenizer in Hugging Face layout, atomically."""
+    """Save a model and its tokenizer in Hugging Face layout, atomically; of several processes, the first does it."""
+    if not main_process():
+        return
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # ours say what takes long; these would stand between their lines

@@ -94,6 +94,31 @@ class Prepared:
         return self.accelerator.no_sync(self.model)  # type: ignore[no-any-return]
 
 
+def meet() -> None:
+    """Wait for all processes that were started, and let them talk. Raises UserError when they cannot be seen."""
+    open_accelerator(Training(lr=1.0, epochs=1, batch=1, precision="fp32"))
+
+
+def shared(word: str) -> str:
+    """The first process's word, in every process."""
+    from torch.distributed import broadcast_object_list
+
+    words = [word]
+    broadcast_object_list(words, src=0)
+    return words[0]
+
+
+def main_process() -> bool:
+    """Whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def together() -> None:
+    """Wait until every process is here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def open_accelerator(settings: Training) -> Any:
     """The accelerator of this process. Raises UserError when processes were started that it does not see."""
     from accelerate import Accelerator
@@ -123,7 +148,8 @@ def prepare(packed: PackedModel, settings: Training, accelerator: Any = None) ->
     accelerator = accelerator or open_accelerator(settings)
     half = precision(settings) == "bf16"
     for parameter in packed.parameters():
-        if (parameter.requires_grad or not half) and parameter.is_floating_point():
+        stored_half = parameter.dtype in (torch.float16, torch.bfloat16)
+        if stored_half and (parameter.requires_grad or not half):
             parameter.data = parameter.data.float()
     packed.eval()  # dropout off; gradients still flow
     if settings.gradient_checkpointing:
