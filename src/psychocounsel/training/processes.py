@@ -86,10 +86,9 @@ class Prepared:
 
     def quiet(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are added up in each process and exchanged with the last pack only."""
-        if last or self.world == 1:
-            return nullcontext()
         if self.sharded:
             self.model.set_requires_gradient_sync(last)
+        if self.sharded or last or self.world == 1:
             return nullcontext()
         return self.accelerator.no_sync(self.model)  # type: ignore[no-any-return]
 
