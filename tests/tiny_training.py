@@ -8,7 +8,10 @@ from conftest import CLIENT_LINES, GOOD_REPLIES
 from psychocounsel.recipe import Training
 from psychocounsel.supervised import supervised_task
 from psychocounsel.training.batches import Group
-from psychocounsel.training.loop import Task
+from psychocounsel.training.loop import Task, train
+from psychocounsel.training.packed import PackedPolicy, opened
+from psychocounsel.training.packs import make_pack
+from psychocounsel.training.processes import prepare
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -24,13 +27,22 @@ def table(**changes):
     return Training(**BASE | changes)
 
 
-def make_groups(count, seed=0):
+def make_groups(count, seed=0, replies=1):
     draw = torch.Generator().manual_seed(seed)
     return [
         Group(f"prompt-{seed}-{i}", torch.randint(6, 60, (3 + i % 4,), generator=draw).tolist(),
-              [torch.randint(6, 60, (2 + i % 3,), generator=draw).tolist()])
+              [torch.randint(6, 60, (2 + i % 3,), generator=draw).tolist() for _ in range(replies)])
         for i in range(count)
     ]  # fmt: skip
+
+
+def make_pairs(count, seed=0):
+    """Groups of three replies and two pairs each."""
+    groups = make_groups(count, seed, replies=3)
+    for place, group in enumerate(groups):
+        group.pairs, group.gaps, group.draws = [(0, 1), (0, 2)], [1.0, 0.5], [2 * place, 2 * place + 1]
+        group.differences = [[1.0, -1.0], [0.5, 0.0]]
+    return groups
 
 
 def make_model(seed=0):
@@ -48,6 +60,22 @@ def make_task(**changes):
     return Task(**{**task.__dict__, **changes})
 
 
+def prepared(model, settings=None):
+    """A causal model ready for training."""
+    return prepare(opened(PackedPolicy(model)), settings or table())
+
+
+def run(model, task, settings, seed, folder, **more):
+    """Train the model in place."""
+    return train(prepared(model, settings), task, seed, folder, **more)
+
+
+def step_loss(task, model, groups):
+    """The mean loss of groups as one pack, with the graph, and the figures that were summed."""
+    loss, figures = task.compute(model, make_pack(groups))
+    return loss / sum(map(task.over, groups)), figures
+
+
 class Stopped(Exception):
     pass
 
@@ -56,12 +84,12 @@ def stopping_task(after, stop):
     """The same task, interrupted in the step after `after` training steps."""
     task, seen = make_task(), [0]
 
-    def compute(model, batch):
+    def compute(model, pack):
         if torch.is_grad_enabled():
             seen[0] += 1
             if seen[0] > after:
                 stop()
-        return task.compute(model, batch)
+        return task.compute(model, pack)
 
     return Task(**{**task.__dict__, "compute": compute})
 
