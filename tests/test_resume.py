@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import Stopped, make_groups, make_model, make_task, prepared, raise_stopped, run, stopping_task, table
+from tiny_training import (
+    Stopped,
+    make_groups,
+    make_model,
+    make_task,
+    prepared,
+    raise_stopped,
+    run,
+    stopping_task,
+    table,
+)
 
 from psychocounsel.errors import UserError
 from psychocounsel.training.checkpoints import save_checkpoint

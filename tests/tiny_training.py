@@ -76,6 +76,16 @@ def step_loss(task, model, groups):
     return loss / sum(map(task.over, groups)), figures
 
 
+def plain_logp(model, group):
+    """The log-probability of each reply by a plain forward of prompt and reply alone, (replies,)."""
+    found, start = [], len(group.prompt)
+    for reply in group.replies:
+        ids = torch.tensor([group.prompt + reply])
+        table = model(input_ids=ids).logits[0].float().log_softmax(-1)
+        found.append(table[start - 1 : -1].gather(1, ids[0, start:, None]).sum())
+    return torch.stack(found)
+
+
 class Stopped(Exception):
     pass
 
