@@ -8,6 +8,8 @@ from conftest import CLIENT_LINES, GOOD_REPLIES
 from psychocounsel.recipe import Training
 from psychocounsel.supervised import supervised_task
 from psychocounsel.training.batches import Group
+from psychocounsel.training.encoding import Encoder
+from psychocounsel.training.examples import pair_examples
 from psychocounsel.training.loop import Task, train
 from psychocounsel.training.packed import PackedPolicy, opened
 from psychocounsel.training.packs import make_pack
@@ -84,6 +86,29 @@ def plain_logp(model, group):
         table = model(input_ids=ids).logits[0].float().log_softmax(-1)
         found.append(table[start - 1 : -1].gather(1, ids[0, start:, None]).sum())
     return torch.stack(found)
+
+
+def plain_scores(model, group):
+    """The score of each reply by a plain classifier on prompt and reply alone, (replies,)."""
+    rows = [torch.tensor([group.prompt + reply]) for reply in group.replies]
+    return torch.cat([model(input_ids=ids).logits[0] for ids in rows])
+
+
+def add_plain_reference(model, groups):
+    for group in groups:
+        with torch.no_grad():
+            group.reference = plain_logp(model.eval(), group).tolist()
+
+
+def examples_of(pairs, speeches, responses):
+    """Examples to train on and to choose by."""
+    given_to = {s.id: s for s in speeches}, {r.id: r for r in responses}
+    return tuple(list(pair_examples(pairs[split], *given_to)) for split in ("train", "dev"))
+
+
+def groups_of(tokenizer, pairs, speeches, responses):
+    given_to = {s.id: s for s in speeches}, {r.id: r for r in responses}
+    return list(Encoder(tokenizer, 256).groups(pair_examples(pairs, *given_to)))
 
 
 class Stopped(Exception):
