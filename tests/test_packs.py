@@ -141,6 +141,44 @@ def test_log_probabilities_are_float32_even_from_bfloat16():
     assert len(found.unique()) == len(found)  # in bfloat16 some of these sums would be equal
 
 
+WAYS = {
+    "probabilities kept": (1 << 26, True, None),
+    "probabilities made again": (0, True, None),
+    "output layer frozen": (1 << 26, False, None),
+    "layer by chunks": (1 << 26, True, "logits_scaling"),
+    "layer by chunks, capped": (1 << 26, True, "final_logit_softcapping"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_log_softmax_and_its_gradients_are_the_same_however_they_are_worked_out(monkeypatch, way, tied):
+    keep, trained, own = WAYS[way]
+    monkeypatch.setattr("psychocounsel.training.packed.KEEP", keep)
+    monkeypatch.setattr("psychocounsel.training.packed.CHUNK", 5)
+    plain, model, groups = make_model().eval(), make_model(), make_groups(4, replies=3)
+    for one in (plain, model):
+        one.get_output_embeddings().requires_grad_(trained)
+        if tied:
+            one.lm_head.weight = one.model.embed_tokens.weight
+        if own:
+            setattr(one.config, own, 3.0)
+    if own:  # what Granite and Gemma 2 do after the output layer, here around a plain Llama's
+        after = (lambda x: 3 * torch.tanh(x / 3)) if own == "final_logit_softcapping" else (lambda x: x / 3.0)
+        plain.lm_head.register_forward_hook(lambda module, given_to, found: after(found))
+    found = opened(PackedPolicy(model)).eval()(make_pack(groups))
+    expected = torch.cat([plain_logp(plain, group) for group in groups])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    weights = torch.linspace(-2, 1, len(found))
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        if ours.requires_grad:
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-3, msg=name)
+        else:
+            assert ours.grad is None
+
+
 KINDS = ["supervised", "dpo", "ipo", "apo_zero", "principles", "reward", "reward with margin, weights and centring",
          "reward with heads"]  # fmt: skip
 TABLES = {
