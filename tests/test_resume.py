@@ -205,3 +205,31 @@ def test_a_group_that_was_split_over_two_steps_is_continued_in_the_middle(tmp_pa
     assert run(model, task(), settings, 3, tmp_path / "parts") == state
     assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_ctrl_c_and_nothing_is_lost(tmp_path, undisturbed, monkeypatch):
+    """torch wraps whatever happens there in an exception of its own."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    def stopped(*given_to):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSystemWriter, "write_data", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_model(), make_task(), table(), 3, tmp_path)
+    assert not (tmp_path / "best").exists()
+    model = make_model()
+    assert_same_training(tmp_path, model, run(model, make_task(), table(), 3, tmp_path), undisturbed)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_with_the_reason(tmp_path, monkeypatch):
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    def full(*given_to):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", full)
+    words = r"best: cannot be written \(\[Errno 28\] No space left on device\); free some disk space, then run the same"
+    with pytest.raises(UserError, match=words):
+        run(make_model(), make_task(), table(), 3, tmp_path)
