@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_training import make_model, make_pairs, plain_logp, prepared, table
 
+from psychocounsel.errors import UserError
 from psychocounsel.training.batches import Group, write_groups
 from psychocounsel.training.reference import add_reference, fingerprint
 
@@ -133,3 +134,10 @@ def test_the_cache_holds_hashes_and_numbers_only(files, tmp_path):
         rows = store.execute("select * from reference").fetchall()
     store.close()
     assert len(rows) == 36 and all(len(key) == 16 and isinstance(value, float) for key, value in rows)
+
+
+@pytest.mark.parametrize("damage", [lambda c: c.write_bytes(b"no database at all" * 500), lambda c: c.mkdir()])
+def test_a_cache_that_cannot_be_used_is_named(files, tmp_path, damage):
+    damage(cache := tmp_path / "reference.sqlite")
+    with pytest.raises(UserError, match=r"reference\.sqlite: cannot keep reference log-prob.*, or remove the file"):
+        add_reference(prepared(make_model()), files(), cache)
