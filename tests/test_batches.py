@@ -1,250 +1,207 @@
-"""Texts to token rows: trained as generated, cut and counted openly, dealt out by hash."""
+"""Groups of pairs: split and joined without loss, kept on disk, dealt out by hash in exact steps."""
 
-import random
+import math
+import tracemalloc
+from itertools import islice, pairwise
 
+import pyarrow as pa
 import pytest
-import torch
-from conftest import make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_training import CHATML, save_tokenizer
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import load_tokenizer
-from psychocounsel.policy.offline import add_reference, policy_task
-from psychocounsel.principles.prompts import chat_messages
-from psychocounsel.recipe import PolicyTable, RewardTable
-from psychocounsel.records import Speech, Turn
-from psychocounsel.reward.train import pair_groups, reward_task
-from psychocounsel.supervised import supervised_task
-from psychocounsel.training.batches import Encoder, Group, collate, micro_batches, steps
-
-LLAMA3 = (
-    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
-    "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+from psychocounsel.training.batches import (
+    Entry,
+    Group,
+    GroupFile,
+    Share,
+    entries_of,
+    items,
+    pairs_of,
+    steps,
+    write_groups,
 )
-THINKING = (
-    "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}assistant:<think>{% endif %}"
-)
-STYLES = {
-    "chatml": (CHATML, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}, ["<|im_start|>"]),
-    "llama3": (
-        LLAMA3,
-        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
-        ["<|start_header_id|>", "<|end_header_id|>"],
-    ),
-    "pad is end": (CHATML, {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}, ["<|im_start|>"]),
-    "pad is unknown": (CHATML, {"eos_token": "<|im_end|>", "unk_token": "<|unk|>"}, ["<|im_start|>"]),
-}
+
+COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=25)
 
 
-@pytest.fixture(scope="session")
-def styles(tmp_path_factory, model_folder):
-    """Folders with tokenizers of four kinds, and the embedded one."""
-    place = tmp_path_factory.mktemp("tokenizers")
-    return {"embedded": model_folder} | {
-        name: save_tokenizer(place / name.replace(" ", "-"), *style) for name, style in STYLES.items()
-    }
+def entries(counts):
+    return [Entry(f"g{place}", count, 2 * count, 10) for place, count in enumerate(counts)]
 
 
-@pytest.fixture
-def dialogue():
-    turns = (
-        Turn(role="client", text="I cannot sleep."),
-        Turn(role="therapist", text="Since when?"),
-        Turn(role="client", text="Since March. 🌙"),
-    )
-    return Speech(turns=turns, source="test")
+def units(made):
+    """(place, item) of every item of the steps, in order."""
+    return [(share.place, item) for step in made for share in step for item in range(share.start, share.stop)]
 
 
-@pytest.mark.parametrize("style", ["embedded", *STYLES])
-def test_prompt_and_reply_are_what_generation_sees_and_what_the_template_adds(styles, style, dialogue):
-    tokenizer = load_tokenizer(str(styles[style]))
-    encoder = Encoder(tokenizer, 512)
-    messages, text = chat_messages(dialogue.turns), "Half a year, then. What keeps you awake – a thought?"
-    prompt, reply = encoder.prompt(dialogue), encoder.reply(dialogue, text)
-    shown = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}], tokenize=False)
-    assert tokenizer.decode(prompt) == shown
-    assert whole.startswith(tokenizer.decode(prompt + reply))
-    assert tokenizer.decode(reply) == text + tokenizer.eos_token
-    assert reply.count(tokenizer.eos_token_id) == 1 and reply[-1] == tokenizer.eos_token_id
-    assert encoder.truncated == 0
+@given(COUNTS, st.integers(1, 20), st.integers(0, 3), st.integers(1, 3), st.sampled_from(["pairs", "replies"]))
+@settings(max_examples=80, deadline=None)
+def test_every_pair_of_every_epoch_is_dealt_once_in_steps_of_the_exact_size(counts, size, seed, epochs, unit):
+    made = list(steps(entries(counts), unit, size, seed, epochs))
+    counts = counts if unit == "pairs" else [2 * count for count in counts]
+    every = sorted((place, item) for place, count in enumerate(counts) for item in range(count))
+    dealt = units(made)
+    for epoch in range(epochs):
+        assert sorted(dealt[epoch * len(every) : (epoch + 1) * len(every)]) == every
+    assert len(dealt) == epochs * len(every)
+    assert [items(step) for step in made[:-1]] == [size] * (len(made) - 1) and 1 <= items(made[-1]) <= size
+    assert all(share.start < share.stop for step in made for share in step)
 
 
-@pytest.mark.parametrize("style", ["embedded", *STYLES])
-def test_the_pad_token_is_never_the_end_token(styles, style):
-    tokenizer = load_tokenizer(str(styles[style]))
-    assert tokenizer.pad_token_id is not None
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
-    assert tokenizer.pad_token_id not in Encoder(tokenizer, 512).reply(make_speech("I am tired."), "Since when?")
+@given(COUNTS, st.integers(1, 20), st.integers(0, 3), st.floats(0.05, 3), st.integers(0, 40))
+@settings(max_examples=80, deadline=None)
+def test_a_resumed_run_sees_the_same_steps_in_the_same_order(counts, size, seed, epochs, done):
+    whole = list(steps(entries(counts), "pairs", size, seed, epochs))
+    assert list(islice(steps(entries(counts), "pairs", size, seed, epochs), done, None)) == whole[done:]
 
 
-def test_a_template_that_changes_the_prompt_is_refused(tmp_path, dialogue):
-    folder = save_tokenizer(tmp_path / "t", THINKING, {"eos_token": "<|im_end|>", "pad_token": "<|pad|>"}, [])
-    with pytest.raises(UserError, match="chat template changes the prompt"):
-        Encoder(load_tokenizer(str(folder)), 512).reply(dialogue, "Since March?")
-
-
-@pytest.mark.parametrize("style", ["embedded", "chatml", "llama3"])
-def test_nobody_can_end_or_open_a_turn_by_spelling_a_special_token(styles, style):
-    tokenizer = load_tokenizer(str(styles[style]))
-    encoder = Encoder(tokenizer, 1024)
-    marks = "".join(t.content for t in tokenizer.added_tokens_decoder.values())
-    plain, hostile = make_speech("I am tired."), make_speech(f"I am tired.{marks}")
-    special = set(tokenizer.added_tokens_decoder)
-    count = lambda ids: sum(i in special for i in ids)  # noqa: E731
-    assert count(encoder.prompt(hostile)) == count(encoder.prompt(plain))
-    reply = encoder.reply(plain, f"Good.{marks}And then insults.")
-    assert reply.index(tokenizer.eos_token_id) == len(reply) - 1
-    assert tokenizer.decode(reply).endswith("And then insults." + tokenizer.eos_token)
-
-
-@pytest.mark.parametrize("text", ["", " ", "\x00\x01", "‮evil", "a" * 5000, "<script>alert(1)</script>", "{{ 7*7 }}"])
-def test_any_reply_text_ends_with_exactly_one_end_token(tokenizer, text):
-    reply = Encoder(tokenizer, 256).reply(make_speech("I am tired."), text)
-    assert reply.count(tokenizer.eos_token_id) == 1 and reply[-1] == tokenizer.eos_token_id
-    assert len(reply) <= 128
-    if len(text) < 100:
-        assert tokenizer.decode(reply) == text + tokenizer.eos_token
-
-
-def test_what_had_to_be_cut_is_counted_and_cut_at_the_right_end(tokenizer):
-    encoder = Encoder(tokenizer, 40)
-    speech = make_speech("long story. " * 60 + "And then Friday came.")
-    full = Encoder(tokenizer, 10_000)
-    prompt = encoder.prompt(speech)
-    assert encoder.truncated == 1
-    assert prompt == full.prompt(speech)[-20:]  # the end of the story and the generation prompt stay
-    assert len(encoder.reply(make_speech("Hi."), "ok")) < 20 and encoder.truncated == 1
-    reply = encoder.reply(make_speech("Hi."), "Tell me more. " * 60)
-    assert encoder.truncated == 2
-    assert reply == [*full.reply(make_speech("Hi."), "Tell me more. " * 60)[:19], tokenizer.eos_token_id]
-
-
-def test_every_unique_reply_stands_once(tokenizer, speeches, responses, pairs):
-    by_speech, by_id = {s.id: s for s in speeches}, {r.id: r for r in responses}
-    groups = pair_groups(Encoder(tokenizer, 256), pairs["train"], by_speech, by_id)
-    assert [len(g.pairs) for g in groups] == [9] * 6 and [len(g.replies) for g in groups] == [6] * 6
-    batch = collate(groups, tokenizer.pad_token_id)
-    assert batch.ids.shape[0] == 36 and len(batch.chosen) == 54
-    for pair, row, other in zip(pairs["train"], batch.chosen, batch.rejected, strict=True):
-        for number, response_id in ((row, pair.chosen), (other, pair.rejected)):
-            tokens = batch.ids[number][batch.reply[number]].tolist()
-            assert tokenizer.decode(tokens, skip_special_tokens=True) == by_id[response_id].text
-            prompt = batch.ids[number][: int(batch.reply[number].int().argmax())].tolist()
-            assert by_speech[pair.speech_id].text in tokenizer.decode(prompt)
-
-
-def test_padding_is_masked_and_right(tokenizer):
-    batch = collate([Group("a", [7, 8], [[9], [9, 10, 11]])], tokenizer.pad_token_id)
-    assert batch.ids.tolist() == [[7, 8, 9, 0, 0], [7, 8, 9, 10, 11]]
-    assert batch.mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    assert batch.reply.tolist() == [[False, False, True, False, False], [False, False, True, True, True]]
-    assert batch.tokens == 4
-
-
-def plain_groups(weights):
-    return [Group(f"g{i}", [1], [[2]], [(0, 0)] * weight) for i, weight in enumerate(weights)]
-
-
-def weigh(group):
-    return len(group.pairs)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 20), st.integers(0, 3), st.randoms())
+@given(COUNTS, st.integers(1, 20), st.integers(0, 3), st.randoms())
 @settings(max_examples=50, deadline=None)
-def test_steps_do_not_depend_on_the_order_of_the_input(weights, size, epoch, shuffler):
-    groups = plain_groups(weights)
-    shuffled = list(groups)
+def test_steps_do_not_depend_on_the_order_of_the_input(counts, size, seed, shuffler):
+    first = entries(counts)
+    shuffled = list(first)
     shuffler.shuffle(shuffled)
-    made = list(steps(groups, size, 5, epoch, weigh))
-    assert [[g.id for g in s] for s in made] == [[g.id for g in s] for s in steps(shuffled, size, 5, epoch, weigh)]
-    used = [g.id for s in made for g in s]
-    assert len(used) == len(set(used))
-    full = [s for s in made if sum(map(weigh, s)) >= size]
-    assert len(made) - len(full) <= 1  # only the last step may be short
-    for step in full:
-        assert sum(map(weigh, step[:-1])) < size  # and none is longer than it must be
-    left = sum(weights) - sum(weigh(g) for s in made for g in s)
-    assert left * 2 < size  # what an epoch leaves out is less than half a step
+    made, other = (
+        [[(found[share.place].id, share.start, share.stop) for share in step]
+         for step in steps(found, "pairs", size, seed, 2)]
+        for found in (first, shuffled)
+    )  # fmt: skip
+    assert made == other
 
 
-@pytest.mark.parametrize(("items", "sizes"), [(8, [4, 4]), (10, [4, 4, 2]), (9, [4, 4]), (1, [1]), (0, [])])
-def test_a_short_last_step_is_kept_from_half_its_size_on(items, sizes):
-    assert [len(step) for step in steps(plain_groups([1] * items), 4, 0, 0, weigh)] == sizes
+@given(COUNTS, st.integers(1, 20), st.floats(0.01, 4))
+@settings(max_examples=80, deadline=None)
+def test_a_part_of_an_epoch_is_that_share_of_its_pairs_and_the_start_of_the_whole(counts, size, epochs):
+    part = units(steps(entries(counts), "pairs", size, 0, epochs))
+    assert len(part) == math.ceil(sum(counts) * epochs - 1e-9)
+    assert part == units(steps(entries(counts), "pairs", size, 0, 5))[: len(part)]
+
+
+@given(COUNTS, st.integers(1, 20), st.integers(0, 12))
+@settings(max_examples=50, deadline=None)
+def test_most_steps_bound_the_plan_and_change_nothing_before(counts, size, most):
+    whole = list(steps(entries(counts), "pairs", size, 0, 2))
+    assert list(steps(entries(counts), "pairs", size, 0, 2, most)) == whole[:most]
+
+
+def test_a_group_is_split_where_a_step_is_full_and_goes_on_in_the_next():
+    assert list(steps(entries([7]), "pairs", 3, 0, 1)) == [[Share(0, 0, 3)], [Share(0, 3, 6)], [Share(0, 6, 7)]]
+    over_the_epoch = list(steps(entries([4]), "pairs", 3, 0, 2))
+    assert over_the_epoch == [[Share(0, 0, 3)], [Share(0, 3, 4), Share(0, 0, 2)], [Share(0, 2, 4)]]
 
 
 def test_epochs_and_seeds_are_dealt_differently():
-    groups = plain_groups([1] * 20)
-    deals = {
-        (seed, epoch): [g.id for s in steps(groups, 4, seed, epoch, weigh) for g in s]
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    }
+    deals = {}
+    for seed in (0, 1):
+        whole = units(steps(entries([1] * 20), "pairs", 4, seed, 2))
+        deals[seed, 0], deals[seed, 1] = whole[:20], whole[20:]
     assert len({tuple(deal) for deal in deals.values()}) == 4
     assert all(sorted(deal) == sorted(deals[0, 0]) for deal in deals.values())
 
 
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 40)), min_size=1, max_size=20), st.integers(1, 12))
+@pytest.mark.parametrize(("counts", "epochs"), [([], 3), ([3], 0)])
+def test_without_pairs_or_epochs_there_is_no_step(counts, epochs):
+    assert list(steps(entries(counts), "pairs", 4, 0, epochs)) == []
+
+
+@st.composite
+def groups(draw):
+    number = draw(st.integers(1, 6))
+    place = st.integers(0, number - 1)
+    ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
+    pairs = draw(st.lists(st.tuples(place, place), min_size=1, max_size=8))
+    values = st.lists(st.floats(-5, 5), min_size=len(pairs), max_size=len(pairs))
+    wide = draw(st.integers(0, 2))
+    return Group(
+        draw(st.text(max_size=8)),
+        draw(ids),
+        [draw(ids) for _ in range(number)],
+        pairs,
+        draw(values),
+        [[draw(st.floats(-5, 5)) for _ in range(wide)] for _ in pairs] if wide else [],
+        [draw(st.integers(0, 2**60)) for _ in pairs],
+        draw(st.sampled_from([[], [float(i) for i in range(number)]])),
+    )
+
+
+def flat(group):
+    """Everything that is said of each pair, without the numbers of replies."""
+    rows = []
+    for number, (chosen, rejected) in enumerate(group.pairs):
+        rows.append((
+            group.id, group.prompt, group.replies[chosen], group.replies[rejected], group.gaps[number],
+            group.differences[number : number + 1], group.draws[number],
+            [group.reference[place] for place in (chosen, rejected)] if group.reference else [],
+        ))  # fmt: skip
+    return rows
+
+
+@given(groups(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_parts_of_a_group_say_together_what_the_whole_says(group, data):
+    cuts = sorted({0, len(group.pairs), *data.draw(st.lists(st.integers(0, len(group.pairs)), max_size=3))})
+    parts = [group.part("pairs", start, stop) for start, stop in pairwise(cuts)]
+    assert [row for part in parts for row in flat(part)] == flat(group)
+    if len(parts) > 1:
+        for part in parts:  # and each holds only the replies that it needs, each once
+            assert {place for pair in part.pairs for place in pair} == set(range(len(part.replies)))
+    cut = data.draw(st.integers(0, len(group.replies)))
+    first, second = group.part("replies", 0, cut), group.part("replies", cut, len(group.replies))
+    assert first.replies + second.replies == group.replies and first.reference + second.reference == group.reference
+    assert group.part("pairs", 0, len(group.pairs)) is group
+
+
+@given(st.lists(groups(), max_size=5))
 @settings(max_examples=50, deadline=None)
-def test_micro_batches_hold_everything_once_and_respect_the_row_limit(shapes, rows):
-    groups = [Group(f"g{i}", [1] * length, [[2]] * count) for i, (count, length) in enumerate(shapes)]
-    parts = list(micro_batches(groups, rows))
-    assert sorted(g.id for part in parts for g in part) == sorted(g.id for g in groups)
-    assert all(sum(len(g.replies) for g in part) <= rows or len(part) == 1 for part in parts)
-    lengths = [len(g.prompt) for part in parts for g in part]
-    assert lengths == sorted(lengths, reverse=True)  # the largest batch comes first: memory trouble shows at once
+def test_a_file_of_groups_gives_back_what_was_written(tmp_path_factory, made):
+    made = [Group(**{**group.__dict__, "reference": []}) for group in made]
+    file = write_groups(tmp_path_factory.mktemp("groups") / "g.arrow", made)
+    assert list(file) == made and len(file) == len(made) and file[:2] == made[:2]
+    assert file.entries == entries_of(made) and pairs_of(file) == sum(len(group.pairs) for group in made)
+    if made:
+        assert file[-1] == made[-1]
+        file.references[0] = [float(place) for place in range(len(made[0].replies))]
+        assert file[0] == Group(**{**made[0].__dict__, "reference": file.references[0]})
+    with pytest.raises(IndexError):
+        file[len(made)]
 
 
-@pytest.mark.parametrize(
-    "kind", ["supervised", "dpo", "ipo", "apo_zero", "reward", "reward with margin, weights and centring"]
-)
-def test_micro_batching_changes_neither_loss_nor_gradients(
-    kind, tokenizer, llama, model_folder, speeches, responses, pairs
-):
-    from psychocounsel.models.weights import load_scorer
-
-    by_speech, by_id = {s.id: s for s in speeches}, {r.id: r for r in responses}
-    groups = pair_groups(Encoder(tokenizer, 256), pairs["train"], by_speech, by_id)
-    if kind == "supervised":
-        model, task = llama(0), supervised_task(kind, groups, [])
-    elif kind in ("dpo", "ipo", "apo_zero"):
-        model, task = llama(0), policy_task(kind, groups, [], PolicyTable(loss=kind))
-        add_reference(llama(1), groups, tokenizer.pad_token_id, 8)
-    else:
-        table = RewardTable(margin=True, weight_by_gap=True, centre=0.1) if "margin" in kind else RewardTable()
-        model, task = (
-            load_scorer(str(model_folder), tokenizer.pad_token_id, len(tokenizer)),
-            reward_task(groups, [], table),
-        )
-    model.eval()
-    results = []
-    for rows in (6, 14, 1000):
-        model.zero_grad()
-        batches = [collate(part, tokenizer.pad_token_id) for part in micro_batches(groups, rows)]
-        total, sums = sum(map(task.unit, batches)), 0.0
-        for batch in batches:
-            loss, _ = task.compute(model, batch)
-            (loss / total).backward()
-            sums += loss.item() / total
-        results.append(
-            (len(batches), sums, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-        )
-    assert [count for count, _, _ in results] == [6, 3, 1]
-    for _, loss, grads in results[:2]:
-        assert loss == pytest.approx(results[-1][1], rel=1e-5)
-        for name, grad in grads.items():
-            torch.testing.assert_close(grad, results[-1][2][name], atol=1e-5, rtol=1e-4, msg=name)
+def test_groups_lie_in_the_right_place_over_many_blocks(tmp_path):
+    made = [Group(f"g{i}", [i], [[i, i + 1]] * (1 + i % 3), [(0, 0)] * (i % 4)) for i in range(300)]
+    file = write_groups(tmp_path / "deep" / "g.arrow", iter(made))
+    for place in (0, 63, 64, 65, 127, 128, 299, -1):
+        assert file[place].id == made[place].id and file[place].prompt == made[place].prompt
+    assert [entry.pairs for entry in file.entries] == [i % 4 for i in range(300)]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["g.arrow"]
 
 
-def test_the_rating_gap_and_reference_travel_with_their_pairs(tokenizer):
-    groups = [Group(f"g{i}", [5] * (i + 1), [[6], [7]], [(1, 0)], [float(i)], [-float(i), -10.0 - i]) for i in range(4)]
-    random.Random(3).shuffle(groups)
-    batch = collate(groups, tokenizer.pad_token_id)
-    for group, chosen, rejected, gap in zip(groups, batch.chosen, batch.rejected, batch.gaps.tolist(), strict=True):
-        assert gap == group.gaps[0]
-        assert batch.reference[chosen].item() == group.reference[1]
-        assert batch.reference[rejected].item() == group.reference[0]
+def test_a_group_without_a_prompt_is_named_and_no_file_is_left(tmp_path):
+    with pytest.raises(UserError, match="prompt s9: no tokens; the chat template gives nothing"):
+        write_groups(tmp_path / "g.arrow", [Group("s8", [1], [[2]]), Group("s9", [], [[2]])])
+    assert not (tmp_path / "g.arrow").exists()
+
+
+def peak(work):
+    """What `work` returns, and the most memory that Python held on the way, in MiB."""
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_of_twenty_thousand_groups_is_written_and_opened_without_holding_their_tokens(tmp_path):
+    """As lists their 24 million token ids would take about 200 MiB; Python never holds a twentieth of it."""
+    path = tmp_path / "g.arrow"
+    write_groups(path, [Group("g", [1], [[2]])])  # what Arrow imports at its first use is not counted
+    prompt, reply = list(range(400)), list(range(400))
+    many = (Group(f"g{i}", prompt, [reply, reply], [(0, 1)], [1.0], [], [i]) for i in range(20_000))
+    _, written = peak(lambda: write_groups(path, many))
+    assert path.stat().st_size > 20_000 * 1200 * 4
+    before = pa.total_allocated_bytes()
+    file, opened = peak(lambda: GroupFile(path))
+    assert pa.total_allocated_bytes() - before < 2**20  # nor does Arrow: the file is mapped
+    (one, entry), read = peak(lambda: (file[15_000], file.entries[15_000]))
+    assert len(file) == 20_000 and entry == Entry("g15000", 1, 2, 1200)
+    assert one == Group("g15000", prompt, [reply, reply], [(0, 1)], [1.0], [], [15_000])
+    assert written < 10 and opened < 10 and read < 1, (written, opened, read)

@@ -8,7 +8,6 @@ import pytest
 from conftest import GOOD_REPLIES, PLAIN_REPLIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reward_reader import ReadingRewardModel
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
@@ -33,6 +32,7 @@ from psychocounsel.reward.calibrate import (
     write_calibration,
 )
 from psychocounsel.reward.figures import equal_mass_bins
+from psychocounsel.reward.score import RewardModel
 
 
 def drawn(n, temperature=2.0, spread=4.0, seed=0):
@@ -265,10 +265,7 @@ def test_sides_are_drawn_by_content_and_keep_the_meaning(pairs, speeches):
     assert draw_sides(pairs["train"], rewards, by_speech, seed=1).won.tolist() != found.won.tolist()
 
 
-def test_a_trained_model_is_calibrated_on_its_dev_pairs(
-    tmp_path, monkeypatch, pairs, speeches, responses, model_folder
-):
-    monkeypatch.setattr("psychocounsel.reward.score.RewardModel", ReadingRewardModel)
+def test_a_trained_model_is_calibrated_on_its_dev_pairs(tmp_path, pairs, speeches, responses, model_folder):
     make_reward_model(tmp_path / "model", model_folder)
     by_speech, by_id = {s.id: s for s in speeches}, {r.id: r for r in responses}
     overall = {r.id: 4.5 if "good" in r.model else 2.0 for r in responses}
@@ -276,7 +273,7 @@ def test_a_trained_model_is_calibrated_on_its_dev_pairs(
     assert found.before.n == 18 and found.before.clusters == 2 and found.rated == 48
     assert found.before.accuracy.value == 1.0 and found.temperature_note == SEPARABLE
     assert found.scale > 0 and found.rating_error < 1
-    model = ReadingRewardModel(tmp_path / "model", 256)
+    model = RewardModel(tmp_path / "model", 256)
     good, plain = (np.mean(model.score([(s, t) for s in speeches for t in texts]))
                    for texts in (GOOD_REPLIES, PLAIN_REPLIES))  # fmt: skip
     assert rating(found, good) == pytest.approx(4.5, abs=0.6) and rating(found, plain) == pytest.approx(2.0, abs=0.6)

@@ -37,8 +37,12 @@ CASES = [  # the last stage that is finished, free KiB, where it hurts
     (None, 200, ": No space left on device; free some space"),
     ("speeches", 600, "calls.sqlite: cannot write"),
     ("pairs", 60, "checkpoint: cannot be written"),
-    ("pairs", 600, "checkpoint: cannot be written"),
-    ("reward", 40, "checkpoint: cannot be written"),
+    ("pairs", 400, "checkpoint: cannot be written"),
+    ("supervised", 100, ": No space left on device; free some space"),
+    ("supervised", 400, "checkpoint: cannot be written"),
+    ("reward", 40, ": No space left on device; free some space"),
+    ("reward", 120, ".reference.sqlite: cannot keep reference log-probabilities"),
+    ("reward", 400, "checkpoint: cannot be written"),
     ("policy", 60, ": No space left on device; free some space"),
 ]
 

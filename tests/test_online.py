@@ -7,16 +7,17 @@ import torch
 from conftest import make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_training import examples_of
 from transformers import AutoModelForCausalLM
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
 from psychocounsel.policy.online import best_against_worst, draw_speeches, length_slope, run_round
+from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.recipe import OnlineTable, PolicyTable, RewardTable
 from psychocounsel.records import read_rows, write_rows
 from psychocounsel.reward.score import RewardModel
 from psychocounsel.reward.train import train_reward
-from psychocounsel.training.batches import Encoder
 from psychocounsel.training.checkpoints import save_model
 
 TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, token_budget=1500,
@@ -27,7 +28,7 @@ TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32
 def judge_model(tmp_path_factory, talker, pairs, speeches, responses):
     folder = tmp_path_factory.mktemp("judge")
     table = RewardTable(lr=3e-3, epochs=3, batch=18, max_length=256, precision="fp32")
-    train_reward(pairs, {s.id: s for s in speeches}, {r.id: r for r in responses}, str(talker), table, 0, folder)
+    train_reward(examples_of(pairs, speeches, responses), str(talker), table, 0, folder)
     return str(folder / "model")
 
 
@@ -70,6 +71,19 @@ def test_candidates_on_disk_are_used_and_truncated_ones_dropped_and_counted(tmp_
     assert counts["left_out"] == {"truncated": 1, "empty": 1, "speeches without a pair": 3}
     assert counts["pairs"] == 1 and counts["candidates"] == 8
     assert (tmp_path / "candidates.jsonl").read_bytes() == before
+    again = [candidate(drawn[0], "a " * 300 + end, i) for i, end in enumerate("bc")]  # alike up to where they are cut
+    write_rows(
+        tmp_path / "long" / "candidates.jsonl", [*again, *(candidate(drawn[1], text, len(text)) for text in WORDS)]
+    )
+    counts = online(tmp_path / "long", talker, "", speeches)
+    left_out = {
+        "truncated": 0,
+        "empty": 0,
+        "speeches without a pair": 2,
+        "replies cut": 2,
+        "pairs of identical replies": 1,
+    }
+    assert counts["left_out"] == left_out and counts["pairs"] == 1
 
 
 @pytest.mark.parametrize("reward", [0.0, -3.5])
@@ -101,37 +115,34 @@ def test_a_policy_that_says_nothing_is_said(tmp_path, talker, judge_model, speec
     assert not (tmp_path / "round" / "candidates.jsonl").exists()
 
 
-def test_best_stands_against_worst(tokenizer, speeches):
+def test_best_stands_against_worst(speeches):
     rows = [candidate(speeches[0], text, reward) for text, reward in (("Mid.", 1), ("Best.", 3), ("Worst.", -2))]
-    encoder = Encoder(tokenizer, 256)
-    [group], left_out = best_against_worst(rows, {speeches[0].id: speeches[0]}, encoder, OnlineTable())
-    assert [tokenizer.decode(reply) for reply in group.replies] == ["Best.<|end|>", "Worst.<|end|>"]
-    assert group.pairs == [(0, 1)] and group.gaps == [5] and group.prompt == encoder.prompt(speeches[0])
+    [example], left_out = best_against_worst(rows, {speeches[0].id: speeches[0]}, OnlineTable())
+    assert example.replies == ["Best.", "Worst."] and example.messages == chat_messages(speeches[0].turns)
+    assert example.pairs == [(0, 1)] and example.gaps == [5] and example.id == speeches[0].id
     assert set(left_out.values()) == {0}
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.floats(-5, 5)), st.floats(0, 3))
 @settings(max_examples=25, deadline=None)
-def test_a_pair_is_made_exactly_when_the_margin_is_reached(tokenizer, found, least):
+def test_a_pair_is_made_exactly_when_the_margin_is_reached(found, least):
     speech = make_speech("Hi.")
     rows = [candidate(speech, text, round(reward, 6)) for text, reward in found.items()]
-    groups, left_out = best_against_worst(
-        rows, {speech.id: speech}, Encoder(tokenizer, 64), OnlineTable(min_margin=least)
-    )
+    examples, left_out = best_against_worst(rows, {speech.id: speech}, OnlineTable(min_margin=least))
     ranked = sorted((-row["reward"], row["text"]) for row in rows) or [(0, "")]
     (first, best), (last, worst) = ranked[0], ranked[-1]
-    assert len(groups) + left_out["speeches without a pair"] == 1
-    assert bool(groups) == (last - first >= max(least, 1e-5))
-    for group in groups:
-        assert [tokenizer.decode(reply) for reply in group.replies] == [best + "<|end|>", worst + "<|end|>"]
-        assert group.gaps == pytest.approx([last - first])
+    assert len(examples) + left_out["speeches without a pair"] == 1
+    assert bool(examples) == (last - first >= max(least, 1e-5))
+    for example in examples:
+        assert example.replies == [best, worst]
+        assert example.gaps == pytest.approx([last - first])
 
 
 WORDS = ("Yes.", "Tell me.", "What is it?", "What would you say?", "I hear how long that has been.")
 
 
 @pytest.mark.parametrize("slope", [0.1, 2.0, -1 / 3])
-def test_length_alone_earns_no_pair(tokenizer, speeches, slope):
+def test_length_alone_earns_no_pair(speeches, slope):
     chosen = {s.id: s for s in speeches[:3]}
     rows = [
         candidate(s, text, round(slope * len(text.split()) + level, 6))
@@ -139,19 +150,17 @@ def test_length_alone_earns_no_pair(tokenizer, speeches, slope):
         for text in WORDS
     ]
     assert length_slope([[row for row in rows if row["speech_id"] == key] for key in chosen]) == pytest.approx(slope)
-    encoder = Encoder(tokenizer, 256)
-    groups, left_out = best_against_worst(rows, chosen, encoder, OnlineTable(length_control=True))
-    assert groups == [] and left_out["speeches without a pair"] == 3
-    groups, _ = best_against_worst(rows, chosen, encoder, OnlineTable(length_control=False))
-    ends = {tokenizer.decode(group.replies[0]).removesuffix("<|end|>") for group in groups}
-    assert len(groups) == 3 and ends == {WORDS[-1] if slope > 0 else WORDS[0]}
+    examples, left_out = best_against_worst(rows, chosen, OnlineTable(length_control=True))
+    assert examples == [] and left_out["speeches without a pair"] == 3
+    examples, _ = best_against_worst(rows, chosen, OnlineTable(length_control=False))
+    assert len(examples) == 3 and {example.replies[0] for example in examples} == {WORDS[-1] if slope > 0 else WORDS[0]}
 
 
-def test_what_length_does_not_explain_still_earns_its_pair(tokenizer, speeches):
+def test_what_length_does_not_explain_still_earns_its_pair(speeches):
     chosen = {s.id: s for s in speeches[:3]}
     rows = [candidate(s, text, len(text.split()) + 3 * (text == WORDS[1])) for s in chosen.values() for text in WORDS]
-    groups, _ = best_against_worst(rows, chosen, Encoder(tokenizer, 256), OnlineTable(length_control=True))
-    assert [tokenizer.decode(group.replies[0]) for group in groups] == [WORDS[1] + "<|end|>"] * 3
+    examples, _ = best_against_worst(rows, chosen, OnlineTable(length_control=True))
+    assert [example.replies[0] for example in examples] == [WORDS[1]] * 3
 
 
 @pytest.mark.parametrize("candidates", [[], [[]], [[candidate(make_speech("Hi."), "Yes.", 3.0)]]])

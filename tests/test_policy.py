@@ -1,72 +1,59 @@
 """The offline policy: DPO starts from no difference and raises the margin; sampling depends on its seed only."""
 
-import json
-
 import pytest
 import torch
 from conftest import GOOD_REPLIES, make_speech
+from tiny_training import add_plain_reference, examples_of, groups_of, plain_logp, rows
 from transformers import AutoModelForCausalLM
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
 from psychocounsel.policy.generate import generate
-from psychocounsel.policy.offline import add_reference, open_encoder, policy_task, train_policy
-from psychocounsel.recipe import OnlineTable, PolicyTable
-from psychocounsel.reward.train import pair_groups
-from psychocounsel.training.batches import Encoder, collate
-from psychocounsel.training.losses import sequence_log_probabilities
+from psychocounsel.policy.offline import open_encoder, policy_task, train_policy
+from psychocounsel.principles.prompts import chat_messages
+from psychocounsel.recipe import LoraTable, OnlineTable, PolicyTable
+from psychocounsel.training import checkpoints
+from psychocounsel.training.packed import PackedPolicy, opened
+from psychocounsel.training.packs import make_pack
 
 TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, token_budget=1500,
                     online=OnlineTable(speeches=4, samples=4, steps=3, max_new_tokens=12))  # fmt: skip
 
 
 @pytest.fixture
+def examples(speeches, responses, pairs):
+    return examples_of(pairs, speeches, responses)
+
+
+@pytest.fixture
 def groups(tokenizer, speeches, responses, pairs):
-    by_speech, by_id = {s.id: s for s in speeches}, {r.id: r for r in responses}
-    return tuple(pair_groups(Encoder(tokenizer, 256), pairs[split], by_speech, by_id) for split in ("train", "dev"))
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return groups_of(tokenizer, pairs["train"], speeches, responses)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("batch", [18, 1000], ids=["two prompts a step", "all at once"])
-def test_the_first_margin_is_nothing(tmp_path, groups, model_folder, precision, batch):
+def test_the_first_margin_is_nothing(tmp_path, examples, model_folder, precision, batch):
     """Reference and policy are the same model in the same precision, so nothing is won before the first step."""
     table = TABLE.model_copy(update={"precision": precision, "batch": batch, "epochs": 0.3 if batch == 18 else 1})
-    train_policy("offline", str(model_folder), groups, table, 0, tmp_path)
-    first = metrics(tmp_path)[0]
+    train_policy("offline", str(model_folder), examples, table, 0, tmp_path)
+    first = rows(tmp_path)[0]
     assert first["margin"] == pytest.approx(0, abs=2e-6) and first["chosen_reward"] == pytest.approx(0, abs=2e-6)
     assert first["loss"] == pytest.approx(0.693147, abs=2e-6)
 
 
-def test_the_reference_is_that_of_each_reply(groups, model_folder, tokenizer):
-    model = load_causal(str(model_folder)).eval()
-    add_reference(model, groups[0], tokenizer.pad_token_id, 8)
-    for group in groups[0][:2]:
-        for reply, value in zip(group.replies, group.reference, strict=True):
-            ids = torch.tensor([group.prompt + reply])
-            marks = torch.tensor([[False] * len(group.prompt) + [True] * len(reply)])
-            with torch.no_grad():
-                alone = sequence_log_probabilities(model, ids, torch.ones_like(ids), marks).item()
-            assert value == pytest.approx(alone, abs=1e-4)
-
-
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
-def test_training_raises_the_margin_of_chosen_replies(tmp_path, groups, model_folder, loss):
-    counts = train_policy("offline", str(model_folder), groups, TABLE.model_copy(update={"loss": loss}), 0, tmp_path)
-    rows = metrics(tmp_path)
+def test_training_raises_the_margin_of_chosen_replies(tmp_path, examples, model_folder, loss):
+    counts = train_policy("offline", str(model_folder), examples, TABLE.model_copy(update={"loss": loss}), 0, tmp_path)
     assert counts["pairs"] == 54 and counts["steps"] == 12
-    dev = [row for row in rows if "dev_margin" in row]
+    dev = [row for row in rows(tmp_path) if "dev_margin" in row]
     assert dev[-1]["dev_accuracy"] == 1.0 and dev[-1]["dev_margin"] > 0.1
     assert dev[-1]["dev_loss"] < dev[0]["dev_loss"]
     before, after = (AutoModelForCausalLM.from_pretrained(place) for place in (model_folder, tmp_path / "model"))
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
 
 
-def test_most_steps_bounds_a_policy_training(tmp_path, groups, model_folder):
-    assert train_policy("offline", str(model_folder), groups, TABLE, 0, tmp_path, max_steps=2)["steps"] == 2
+def test_most_steps_bounds_a_policy_training(tmp_path, examples, model_folder):
+    assert train_policy("offline", str(model_folder), examples, TABLE, 0, tmp_path, max_steps=2)["steps"] == 2
 
 
 def test_no_train_pairs_is_said(tmp_path, model_folder):
@@ -128,21 +115,78 @@ def test_a_reply_that_did_not_end_is_marked(talker, speeches):
 def test_the_encoder_of_a_model_knows_its_length(model_folder):
     encoder = open_encoder(str(model_folder), TABLE)
     assert encoder.max_length == 256 and encoder.tokenizer.eos_token == "<|end|>"
-    assert len(encoder.reply(make_speech("I am tired."), GOOD_REPLIES[0])) <= 128
+    messages, prompt = encoder.prompt(chat_messages(make_speech("I am tired. " * 99).turns))
+    assert len(prompt) <= 128 and len(prompt) + len(encoder.reply(messages, prompt, GOOD_REPLIES[0] * 99)) == 256
+    assert encoder.too_long == "cut"
+    assert open_encoder(str(model_folder), TABLE.model_copy(update={"too_long": "drop"})).too_long == "drop"
 
 
-def test_length_normalised_dpo_compares_means_over_reply_tokens(groups, model_folder, tokenizer):
+def test_length_normalised_dpo_compares_means_over_reply_tokens(groups, model_folder):
     """The loss of a batch is DPO of log-probabilities divided by each reply's own number of tokens."""
-    model = load_causal(str(model_folder)).eval()
-    add_reference(model, groups[0], tokenizer.pad_token_id, 8)
-    for group in groups[0]:
+    plain, model = load_causal(str(model_folder)).eval(), load_causal(str(model_folder))
+    add_plain_reference(plain, groups)
+    for group in groups:
         group.reference = [value - 0.7 * place for place, value in enumerate(group.reference)]  # not the model itself
-    batch = collate(groups[0], tokenizer.pad_token_id)
+    pack = make_pack(groups)
     table = TABLE.model_copy(update={"length_normalised": True, "beta": 3.0})
     with torch.no_grad():
-        loss, _ = policy_task("offline", groups[0], [], table).compute(model, batch)
-        logp = sequence_log_probabilities(model, batch.ids, batch.mask, batch.reply)
-    lengths = torch.tensor([len(reply) for group in groups[0] for reply in group.replies])
-    ratio = (logp - batch.reference) / lengths
-    expected = -torch.nn.functional.logsigmoid(3.0 * (ratio[batch.chosen] - ratio[batch.rejected])).sum()
+        loss, _ = policy_task("offline", groups, [], table).compute(opened(PackedPolicy(model)).eval(), pack)
+        logp = torch.cat([plain_logp(plain, group) for group in groups])
+    lengths = torch.tensor([len(reply) for group in groups for reply in group.replies])
+    ratio = (logp - pack.reference) / lengths
+    expected = -torch.nn.functional.logsigmoid(3.0 * (ratio[pack.chosen] - ratio[pack.rejected])).sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+CHANGES = {
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "adapters": {"lora": LoraTable(rank=4, alpha=8.0), "lr": 2e-2},
+    "both": {"gradient_checkpointing": True, "lora": LoraTable(rank=4, alpha=8.0), "lr": 2e-2},
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_was_trained_is_what_plain_transformers_loads(tmp_path, monkeypatch, examples, groups, model_folder, kind):
+    kept, merge = [], checkpoints.merged
+
+    def spied(model, base):
+        """What the model that was trained says, before its adapters are merged."""
+        packed = PackedPolicy(model)
+        packed.shared = True
+        with torch.no_grad():
+            kept.append(packed.eval()(make_pack(groups)))
+        return merge(model, base)
+
+    monkeypatch.setattr(checkpoints, "merged", spied)
+    table = TABLE.model_copy(update=CHANGES[kind])
+    counts = train_policy("offline", str(model_folder), examples, table, 0, tmp_path)
+    assert counts["steps"] == 12 and counts["shared_prefix"]
+    dev = [row for row in rows(tmp_path) if "dev_margin" in row]
+    assert dev[-1]["dev_loss"] < dev[0]["dev_loss"] and dev[-1]["dev_accuracy"] == 1.0
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    assert type(exported).__name__ == "LlamaForCausalLM" and exported.config._attn_implementation == "sdpa"
+    before = AutoModelForCausalLM.from_pretrained(model_folder).eval()
+    assert [name for name, _ in exported.named_parameters()] == [name for name, _ in before.named_parameters()]
+    with torch.no_grad():
+        found, start = (torch.cat([plain_logp(model, group) for group in groups]) for model in (exported, before))
+    torch.testing.assert_close(found, kept[0], atol=1e-4, rtol=0)
+    assert (found - start).abs().max() > 1  # it has moved
+    if "lora" in CHANGES[kind]:
+        assert torch.equal(exported.model.embed_tokens.weight, before.model.embed_tokens.weight)
+
+
+def test_gradient_checkpointing_gives_the_same_policy(tmp_path, examples, model_folder):
+    made = []
+    for name, changes in (("plain", {}), ("made again", {"gradient_checkpointing": True})):
+        table = TABLE.model_copy(update={"epochs": 1.0, **changes})
+        train_policy("offline", str(model_folder), examples, table, 0, tmp_path / name)
+        made.append(AutoModelForCausalLM.from_pretrained(tmp_path / name / "model").state_dict())
+    for name, value in made[0].items():
+        torch.testing.assert_close(made[1][name], value, atol=1e-4, rtol=0, msg=name)
+
+
+def test_the_last_policy_is_the_start_of_the_next(tmp_path, examples, model_folder):
+    """The exported folder is a start like any other, and its own reference."""
+    train_policy("offline", str(model_folder), examples, TABLE, 0, tmp_path / "one", max_steps=2)
+    train_policy("again", str(tmp_path / "one" / "model"), examples, TABLE, 0, tmp_path / "two", max_steps=1)
+    assert rows(tmp_path / "two")[0]["margin"] == pytest.approx(0, abs=2e-6)

@@ -7,15 +7,17 @@ import shutil
 import pytest
 import torch
 from conftest import GOOD_REPLIES, PLAIN_REPLIES, make_speech
-from tiny_training import CHATML, save_tokenizer
+from tiny_training import CHATML, examples_of, groups_of, plain_scores, rows, save_tokenizer
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_scorer, load_tokenizer
+from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.recipe import RewardTable
-from psychocounsel.records import Pair, Response
 from psychocounsel.reward.score import RewardModel
-from psychocounsel.reward.train import pair_groups, reward_task, train_reward
-from psychocounsel.training.batches import Encoder, collate
+from psychocounsel.reward.train import reward_task, train_reward
+from psychocounsel.training.examples import Example
+from psychocounsel.training.packed import PackedScorer, opened
+from psychocounsel.training.packs import make_pack
 
 TABLE = RewardTable(lr=5e-3, epochs=6, batch=18, max_length=256, precision="fp32", evaluate_steps=6)
 
@@ -23,14 +25,13 @@ TABLE = RewardTable(lr=5e-3, epochs=6, batch=18, max_length=256, precision="fp32
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, pairs, speeches, responses, model_folder):
     folder = tmp_path_factory.mktemp("reward")
-    by_speech, by_id = {s.id: s for s in speeches}, {r.id: r for r in responses}
-    counts = train_reward(pairs, by_speech, by_id, str(model_folder), TABLE, 0, folder)
+    counts = train_reward(examples_of(pairs, speeches, responses), str(model_folder), TABLE, 0, folder)
     return folder, counts
 
 
 def test_an_easy_rule_is_learnt_from_pairs(trained, speeches):
     folder, counts = trained
-    assert counts["pairs"] == 54 and counts["dev_pairs"] == 18 and counts["truncated"] == 0
+    assert counts["pairs"] == 54 and counts["dev_pairs"] == 18 and counts["left_out"] == {}
     assert counts["steps"] == 18 and counts["dev_loss"] < 0.1
     model = RewardModel(folder / "model", 256)
     dev = [speech for speech in speeches if speech.split == "dev"]
@@ -41,11 +42,11 @@ def test_an_easy_rule_is_learnt_from_pairs(trained, speeches):
 
 def test_metrics_count_pairs_won_and_their_margin(trained):
     folder, _ = trained
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    first, last = rows[0], rows[-1]
+    found = rows(folder)
+    first, last = found[0], found[-1]
     assert first["loss"] == pytest.approx(math.log(2), abs=0.2)
     assert last["dev_accuracy"] == 1.0 and last["dev_margin"] > 2
-    assert all(0 <= row["accuracy"] <= 1 for row in rows if "accuracy" in row)
+    assert all(0 <= row["accuracy"] <= 1 for row in found if "accuracy" in row)
 
 
 def test_the_saved_model_is_a_plain_one_output_classifier(trained):
@@ -72,9 +73,11 @@ def test_scores_equal_plain_transformers_one_row_at_a_time(trained, speeches):
         with torch.inference_mode():
             inputs = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
             expected.append(plain(**inputs).logits.item())
-    model = RewardModel(folder / "model", 256)
-    for rows in (1, 7, 64):
-        assert model.score(items, rows=rows) == pytest.approx(expected, abs=1e-5)
+    for budget in (1, 700, 8192):
+        model = RewardModel(folder / "model", 256, budget)
+        assert model.packed.shared and model.score(items) == pytest.approx(expected, abs=1e-5)
+    shuffled = items[::3] + items[1::3] + items[2::3]  # replies to one speech far apart
+    assert model.score(shuffled) == pytest.approx(expected[::3] + expected[1::3] + expected[2::3], abs=1e-5)
     assert max(expected) - min(expected) > 1  # not all the same
     assert model.score([]) == []
 
@@ -86,14 +89,14 @@ def test_any_reply_gets_a_finite_score(trained, text):
     scores = model.score([(make_speech("I am tired."), text), (make_speech("I am tired."), GOOD_REPLIES[0])])
     assert all(map(math.isfinite, scores))
     assert scores[0] == pytest.approx(model.score([(make_speech("I am tired."), text)])[0], abs=1e-5)
-    assert model.encoder.truncated == (2 if len(text) >= 300 else 0)
+    assert sum(model.encoder.counts.values()) == (2 if len(text) >= 300 else 0)
 
 
 def test_weights_that_are_no_numbers_are_said(trained, tmp_path):
     folder, _ = trained
     model = RewardModel(folder / "model", 256)
     with torch.no_grad():
-        model.model.score.weight.fill_(math.nan)
+        model.packed.bare.score.weight.fill_(math.nan)
     with pytest.raises(UserError, match="scores that are not numbers; retrain"):
         model.score([(make_speech("I am tired."), "Since when?")])
 
@@ -160,18 +163,20 @@ def test_the_new_head_and_an_added_pad_token_do_not_depend_on_what_ran_before(tm
 
 
 def test_no_train_pairs_is_said(tmp_path, model_folder):
-    with pytest.raises(UserError, match=r"reward: there are no train pairs; lower pairs\.gap"):
-        train_reward({"train": [], "dev": []}, {}, {}, str(model_folder), TABLE, 0, tmp_path)
+    with pytest.raises(UserError, match=r"reward: there are no train pairs \(\{\}\); lower pairs\.gap"):
+        train_reward(([], []), str(model_folder), TABLE, 0, tmp_path)
+    same = Example("e", chat_messages(make_speech("I am tired.").turns), ["Yes.", "Yes."], [(0, 1)], [1.0])
+    with pytest.raises(UserError, match=r"no train pairs \(\{'pairs of identical replies': 1\}\)"):
+        train_reward(([same], []), str(model_folder), TABLE, 0, tmp_path)
 
 
 def test_margin_and_centring_change_the_loss_as_written(tokenizer, model_folder, pairs, speeches, responses):
-    by_speech, by_id = {s.id: s for s in speeches}, {r.id: r for r in responses}
-    groups = pair_groups(Encoder(tokenizer, 256), pairs["train"][:9], by_speech, by_id)
-    batch = collate(groups, tokenizer.pad_token_id)
-    model = load_scorer(str(model_folder), tokenizer.pad_token_id, len(tokenizer)).eval()
+    groups = groups_of(tokenizer, pairs["train"][:9], speeches, responses)
+    plain, inside = (load_scorer(str(model_folder), tokenizer.pad_token_id, len(tokenizer)).eval() for _ in range(2))
+    model, pack = opened(PackedScorer(inside)).eval(), make_pack(groups)
     with torch.no_grad():
-        scores = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, 0]
-        chosen, rejected = scores[batch.chosen].tolist(), scores[batch.rejected].tolist()
+        scores = plain_scores(plain, groups[0])
+        chosen, rejected = scores[pack.chosen].tolist(), scores[pack.rejected].tolist()
     for table in (
         RewardTable(),
         RewardTable(margin=True),
@@ -184,19 +189,32 @@ def test_margin_and_centring_change_the_loss_as_written(tokenizer, model_folder,
             for a, b in zip(chosen, rejected, strict=True)
         )
         with torch.no_grad():
-            loss, figures = reward_task(groups, [], table).compute(model, batch)
+            loss, figures = reward_task(groups, [], table).compute(model, pack)
         assert loss.item() == pytest.approx(expected, rel=1e-5)
         assert figures["accuracy"] == sum(a > b for a, b in zip(chosen, rejected, strict=True))
         assert figures["margin"] == pytest.approx(sum(chosen) - sum(rejected), abs=1e-4)
 
 
-def test_replies_of_two_speeches_with_one_text_stay_apart(tokenizer):
-    one, two = make_speech("I am tired."), make_speech("I am angry.")
-    replies = [Response(speech_id=s.id, model=m, text=t) for s in (one, two) for m, t in (("a", "Yes."), ("b", "No."))]
-    pairs = [
-        Pair(speech_id=s.id, chosen=c.id, rejected=r.id, chosen_scores={}, rejected_scores={}, gap=1.0)
-        for s, c, r in ((two, replies[3], replies[2]), (one, replies[0], replies[1]), (two, replies[3], replies[2]))
-    ]
-    groups = pair_groups(Encoder(tokenizer, 64), pairs, {s.id: s for s in (one, two)}, {r.id: r for r in replies})
-    assert [(g.id, len(g.replies), g.pairs) for g in groups] == [(two.id, 2, [(0, 1)] * 2), (one.id, 2, [(0, 1)])]
-    assert tokenizer.decode(groups[0].replies[0]) == "No.<|end|>"
+def conversation(speech):
+    return chat_messages(speech.turns)
+
+
+def test_read_says_tokens_and_what_was_cut_and_takes_whole_dialogues(trained, speeches, tokenizer):
+    folder, _ = trained
+    model = RewardModel(folder / "model", 256)
+    long = [{"role": "system", "content": "Be kind."}]
+    for number in range(12):
+        long += [{"role": "user", "content": f"{number}. I am tired. " * 4}, {"role": "assistant", "content": "Since?"}]
+    long.append({"role": "user", "content": "Since March."})
+    one, two = conversation(speeches[0]), conversation(speeches[1])
+    items = [(one, GOOD_REPLIES[:2]), (long, ["Go on.", "Stop."]), (two, [])]
+    first, second, third = model.read(items)
+    assert third == [] and model.read([]) == []
+    assert [scored.truncated for scored in first + second] == [False, False, True, True]
+    for scored, text in zip(first, GOOD_REPLIES, strict=False):
+        chat = [*one, {"role": "assistant", "content": text}]
+        assert scored.tokens == len(tokenizer.apply_chat_template(chat)["input_ids"])
+        assert scored.reward == pytest.approx(model.score([(speeches[0], text)])[0], abs=1e-5)
+        assert scored.principles == {} and scored.resamples == ()
+    many = model.read([(conversation(speech), [GOOD_REPLIES[0]] * 3) for speech in speeches] * 5)
+    assert len(many) == 40 and all(len(row) == 3 and row[0].reward == row[2].reward for row in many)

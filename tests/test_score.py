@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import CLIENT_LINES, GOOD_REPLIES, PLAIN_REPLIES, make_speech
-from reward_reader import ReadingRewardModel, Scored
 from tiny_reward import make_reward_model
 
 from psychocounsel.records import read_rows
 from psychocounsel.reward.calibrate import Calibration, calibration_figures, write_calibration
+from psychocounsel.reward.score import RewardModel, Scored
 from psychocounsel.score import files
 from psychocounsel.score.ensemble import Ensemble
 from psychocounsel.score.rows import read_item
@@ -27,11 +27,6 @@ ROWS = [
     {"nr": i, "speech": speech, "response": reply, "note": {"kept": [None, 1.5], "text": "ü"}}
     for i, (speech, reply) in enumerate(zip(CLIENT_LINES[:3], [*GOOD_REPLIES[:2], PLAIN_REPLIES[0]], strict=True))
 ]
-
-
-@pytest.fixture(autouse=True)
-def reading(monkeypatch):
-    monkeypatch.setattr("psychocounsel.reward.score.RewardModel", ReadingRewardModel)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +80,7 @@ def score(tmp_path, cli):
 
 
 def expected(folder, rows):
-    model = ReadingRewardModel(folder, 256)
+    model = RewardModel(folder, 256)
     return [model.score([(make_speech(row["speech"]), row["response"])])[0] for row in rows]
 
 
@@ -118,7 +113,7 @@ def test_every_form_of_a_dialogue_gives_the_same_reward(score, reward_models):
 
 def test_the_same_prompt_and_reply_are_read_once_in_a_chunk(monkeypatch, score, reward_models):
     asked = []
-    monkeypatch.setattr(ReadingRewardModel, "read", lambda self, items, label: asked.append((label, items)) or [
+    monkeypatch.setattr(RewardModel, "read", lambda self, items, label: asked.append((label, items)) or [
         [Scored(float(len(text)), {}, (), 0, False) for text in texts] for _, texts in items])  # fmt: skip
     monkeypatch.setattr(files, "CHUNK", 4)
     rows = [ROWS[0], ROWS[1], ROWS[0], {**ROWS[0], "response": "Go on."}, ROWS[0]]
@@ -370,7 +365,7 @@ def test_a_model_that_fails_in_the_middle_leaves_the_old_output_alone(tmp_path, 
             return [[Scored(1.0, {}, (), 0, False) for _ in texts] for _, texts in items]
 
         with monkeypatch.context() as patch:
-            patch.setattr(ReadingRewardModel, "read", read)
+            patch.setattr(RewardModel, "read", read)
             assert cli("score", reward_models[0], "--input", source, "--output", target)[0] == 130
         assert target.read_text() == "old" and len(calls) == 2
         assert not list(tmp_path.glob("*.part"))
@@ -381,14 +376,12 @@ import os, signal, sys
 from psychocounsel import cli
 from psychocounsel.reward import score
 from psychocounsel.score import files
-from reward_reader import ReadingRewardModel
 files.CHUNK = 1
-def read(self, items, label="scores", old=ReadingRewardModel.read):
+def read(self, items, label="scores", old=score.RewardModel.read):
     if label.startswith("rows 3"):
         os.kill(os.getpid(), signal.SIGKILL)
     return old(self, items)
-ReadingRewardModel.read = read
-score.RewardModel = ReadingRewardModel
+score.RewardModel.read = read
 cli.main()
 """
 

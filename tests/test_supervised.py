@@ -6,14 +6,16 @@ import shutil
 import pytest
 import torch
 from conftest import CLIENT_LINES, GOOD_REPLIES, TINY, make_speech
-from tiny_training import CHATML, save_tokenizer
+from tiny_training import CHATML, plain_logp, rows, save_tokenizer
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
+from psychocounsel.principles.prompts import chat_messages
+from psychocounsel.recipe import LoraTable
 from psychocounsel.records import Response
 from psychocounsel.supervised import SPECIAL, Texts, build_embedded, starting_model, supervise
-from psychocounsel.training.batches import Encoder, collate
-from psychocounsel.training.losses import token_losses
+from psychocounsel.training.batches import Group
+from psychocounsel.training.encoding import Encoder
 
 
 @pytest.fixture
@@ -78,8 +80,8 @@ def test_the_embedded_model_opens_with_plain_transformers(embedded):
 
 def test_counts_say_what_was_learnt_from(embedded):
     folder, counts = embedded
-    assert counts["replies"] == 18 and counts["truncated"] == 0 and counts["base"] == "embedded"
-    assert counts["steps"] == 6  # two epochs of six speeches with three replies each; two speeches fill a step of 4
+    assert counts["replies"] == 18 and counts["left_out"] == {} and counts["base"] == "embedded"
+    assert counts["steps"] == 9  # two epochs of six speeches with three replies each: 36 replies, 4 a step
     assert counts["language_steps"] > 0 and counts["language_loss"] < 6.0
     assert starting_model(folder) == str(folder / "model")
 
@@ -87,11 +89,10 @@ def test_counts_say_what_was_learnt_from(embedded):
 def reply_loss(place, speech, text):
     tokenizer, model = load_tokenizer(str(place)), load_causal(str(place)).float().eval()
     encoder = Encoder(tokenizer, 256)
-    from psychocounsel.training.batches import Group
-
-    batch = collate([Group("g", encoder.prompt(speech), [encoder.reply(speech, text)])], tokenizer.pad_token_id)
+    messages, prompt = encoder.prompt(chat_messages(speech.turns))
+    group = Group("g", prompt, [encoder.reply(messages, prompt, text)])
     with torch.no_grad():
-        return float(token_losses(model, batch.ids, batch.mask, batch.reply).sum() / batch.tokens)
+        return -plain_logp(model, group).item() / len(group.replies[0])
 
 
 def test_well_rated_replies_become_likely_and_others_are_not_imitated(embedded, speeches):
@@ -135,6 +136,24 @@ def test_a_hub_model_of_another_make_is_fine_tuned(tmp_path, texts, qwen, superv
     assert load_tokenizer(str(tmp_path / "model")).chat_template == CHATML
     before, after = (reply_loss(place, speeches[1], GOOD_REPLIES[1]) for place in (qwen, tmp_path / "model"))
     assert after < before - 0.5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lora": LoraTable(rank=8, alpha=16.0), "lr": 2e-2, "epochs": 6.0}, {"gradient_checkpointing": True}],
+    ids=["adapters", "gradient checkpointing"],
+)
+def test_other_ways_of_training_imitate_too(tmp_path, texts, model_folder, supervised_table, speeches, changes):
+    table = supervised_table(**{"epochs": 3.0, "lr": 5e-3, "min_overall": 4.0, **changes})
+    supervise(texts, str(model_folder), table, 0, tmp_path)
+    before, after = (reply_loss(place, speeches[1], GOOD_REPLIES[1]) for place in (model_folder, tmp_path / "model"))
+    assert after < before - (0.2 if "lora" in changes else 0.5)  # the embeddings stay as they were drawn
+    last = [row["dev_loss"] for row in rows(tmp_path) if "dev_loss" in row][-1]
+    dev = [speech for speech in speeches if speech.split == "dev"]
+    found = [(reply_loss(tmp_path / "model", speech, text), text) for speech in dev for text in GOOD_REPLIES]
+    tokens = {text: len(load_tokenizer(str(model_folder)).encode(text)) + 1 for text in GOOD_REPLIES}
+    mean = sum(loss * tokens[text] for loss, text in found) / sum(tokens[text] for _, text in found)
+    assert mean == pytest.approx(last, abs=1e-4)  # over all tokens, and of the exported model
 
 
 def test_replies_below_the_least_rating_are_left_out(texts):

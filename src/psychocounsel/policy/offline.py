@@ -77,6 +77,7 @@ def train_policy(
 
     `cache` keeps reference log-probabilities by content, for other runs and losses. Every process calls it.
     """
+    loss = open_loss(table)  # one that cannot work is refused before anything is read
     accelerator = open_accelerator(table)
     encoder = open_encoder(start, table)
     train_groups, dev_groups = group_files(accelerator, folder, encoder, examples)
@@ -90,7 +91,7 @@ def train_policy(
         return PackedPolicy(add_adapters(model, table.lora if quantised else LoraTable(), seed))
 
     prepared = prepare(opened(made()), table, accelerator)
-    if open_loss(table).reference:
+    if loss.reference:
         add_reference(prepared, [train_groups, dev_groups], cache)
     state = train(prepared, policy_task(name, train_groups, dev_groups, table, max_steps), seed, folder)
     packed = finished(prepared, made)

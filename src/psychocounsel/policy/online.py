@@ -54,7 +54,7 @@ def run_round(
         )
     settings = table.model_copy(update={"lr": online.lr or table.lr})
     trained = train_policy(f"online round {number + 1}", start, (examples, []), settings, seed, folder, online.steps)
-    return {"speeches": len(drawn), "candidates": len(rows), "left_out": left_out, **trained}
+    return {"speeches": len(drawn), "candidates": len(rows), **trained, "left_out": left_out | trained["left_out"]}
 
 
 def write_candidates(

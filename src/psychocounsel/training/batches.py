@@ -120,7 +120,7 @@ def write_groups(path: Path, groups: Iterable[Group]) -> GroupFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     rows: list[dict[str, object]] = []
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    with part.open("wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for group in groups:
             if not group.prompt:
                 raise UserError(f"prompt {group.id}: no tokens; the chat template gives nothing for it")

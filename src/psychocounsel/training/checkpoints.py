@@ -20,14 +20,25 @@ from psychocounsel.training.processes import Prepared, main_process
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """torch, safetensors and tokenizers report a full disk as errors of their own; say what it is and what to do."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         yield
     except OSError:  # the pipeline knows what to say
         raise
-    except Exception as error:  # tokenizers has no class of its own
+    except (Exception, CheckpointException) as error:  # tokenizers has no class of its own; torch's is no Exception
+        first = _cause(error)
         raise UserError(
-            f"{folder}: cannot be written ({str(error)[:120]}); free some disk space, then run the same command"
+            f"{folder}: cannot be written ({str(first)[:120]}); free some disk space, then run the same command"
         ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong inside torch's checkpoint functions, which wrap everything; Ctrl-C is raised again."""
+    first = next((found for found, _ in getattr(error, "failures", {}).values()), error)
+    if isinstance(first, KeyboardInterrupt):
+        raise first from error
+    return first
 
 
 @contextmanager
@@ -98,7 +109,7 @@ def load_checkpoint(folder: Path, prepared: Prepared, purpose: str = "") -> dict
         raise
     except (CheckpointException, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError,
             pickle.UnpicklingError) as error:  # fmt: skip
-        first = " ".join(str(error).split())[:120]
+        first = " ".join(str(_cause(error)).split())[:120]
         raise UserError(f"{folder}: this checkpoint does not fit ({first}); rerun the stage with --redo") from error
     return {} if state is None else state
 

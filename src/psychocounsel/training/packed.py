@@ -126,6 +126,9 @@ def opened(packed: PackedModel) -> PackedModel:
     ids = [(7 * number + 3) % vocabulary for number in range(14)]
     pack = make_pack([Group("probe", ids[:6], [ids[6:9], ids[9:14]])], next(model.parameters()).device)
     plain = model.config._attn_implementation
+    if plain == attention.NAME:  # opened before
+        plain = "eager"
+        model.set_attn_implementation(plain)
     training = model.training
     model.eval()
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from psychocounsel.errors import UserError
 from psychocounsel.progress import progress
 from psychocounsel.training.batches import Group, GroupFile
 from psychocounsel.training.packed import PackedModel
@@ -85,6 +86,18 @@ def _weights(packed: PackedModel) -> Iterator[tuple[str, torch.Tensor]]:
     return packed.named_parameters()
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file, written and closed at the end. Raises UserError where it cannot be used."""
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as store, store:
+            yield store
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{path}: cannot keep reference log-probabilities ({error}); free some disk space, or remove the file"
+        ) from error
+
+
 class _Cache:
     """SQLite: (model, hash of prompt and reply) to log-probability. Without a path it knows and keeps nothing."""
 
@@ -92,14 +105,14 @@ class _Cache:
         self.path, self.model = path, model
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(path, timeout=60)) as store, store:
+            with _opened(path) as store:
                 store.execute("create table if not exists reference (id blob primary key, value real) without rowid")
 
     def find(self, group: Group) -> list[float] | None:
         """The log-probability of every reply, or None when one is not known."""
         if self.path is None:
             return None
-        with closing(sqlite3.connect(self.path, timeout=60)) as store:
+        with _opened(self.path) as store:
             found = [
                 store.execute("select value from reference where id = ?", (key,)).fetchone()
                 for key in self._keys(group)
@@ -110,7 +123,7 @@ class _Cache:
         if self.path is None:
             return
         rows = [pair for group, values in found for pair in zip(self._keys(group), values, strict=True)]
-        with closing(sqlite3.connect(self.path, timeout=60)) as store, store:
+        with _opened(self.path) as store:
             store.executemany("insert or replace into reference values (?, ?)", rows)
 
     def _keys(self, group: Group) -> list[bytes]:
