@@ -64,8 +64,10 @@ def read_texts(source: str = "auto", seed: int = 0) -> Texts:
     """The texts of `source`; 'auto' takes the shared data where it is there."""
     folder = data_path("$PSYCHOCOUNSEL_DATA/mentalchat16k")
     if source == "mentalchat" or (source == "auto" and (folder / "responses").is_dir()):
-        return Texts("mentalchat", by_hash(mentalchat(folder, seed), seed))
-    return Texts("embedded", by_hash(embedded(seed), seed))
+        name, found = "mentalchat", mentalchat(folder, seed)
+    else:
+        name, found = "embedded", embedded(seed)
+    return Texts(name, sorted(found, key=lambda one: short_hash(f"{seed} {one[0]}")))
 
 
 def mentalchat(folder: Path, seed: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -83,12 +85,12 @@ def embedded(seed: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
     Many embedded replies are shorter than what is measured here; a reply to another speech has the right length.
     """
-    replies = [row for _, row in read_rows(embedded_file("responses.jsonl"))]
+    replies = by_hash([row for _, row in read_rows(embedded_file("responses.jsonl"))], seed)
     for _, row in read_rows(embedded_file("speeches.jsonl")):
-        own = [(one["model"], one["text"]) for one in replies if one["speech_id"] == row["id"]]
-        others = [(one["model"], one["text"]) for one in replies if one["speech_id"] != row["id"]]
         text = row["turns"][-1]["text"]
-        yield text, by_hash(own, seed, text) + by_hash(others, seed, text)
+        start = int(short_hash(f"{seed} {text}"), 16) % len(replies)
+        order = sorted(replies[start:] + replies[:start], key=lambda one: one["speech_id"] != row["id"])
+        yield text, [(one["model"], one["text"]) for one in order]
 
 
 def by_hash(items: Iterable[Any], seed: int, salt: str = "") -> list[Any]:
@@ -128,7 +130,7 @@ def preference_rows(texts: Texts, tokenizer: Any, prompts: int, shape: str = "pa
             said = rotated(speech, turn)
             if len(rows) == prompts or not lengths.within(said, SPEECH_TOKENS) or turn >= len(speech.split()):
                 continue
-            replies = four_replies([(model, rotated(text, turn)) for model, text in candidates], lengths, turn)
+            replies = four_replies(candidates, lengths, turn)
             if replies:
                 prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": said}]
                 pairs = choose_pairs(replies, shape, len(rows), seed)
@@ -142,9 +144,10 @@ def preference_rows(texts: Texts, tokenizer: Any, prompts: int, shape: str = "pa
 
 def four_replies(candidates: list[tuple[str, str]], lengths: Lengths, turn: int) -> list[str]:
     """The first four replies of distinct models and of the right length, from a place that moves with `turn`."""
-    start = turn * REPLIES % len(candidates) if len(candidates) < 100 else 0
+    start = turn * REPLIES % len(candidates) if candidates else 0
     found: dict[str, str] = {}
-    for model, text in candidates[start:] + candidates[:start]:
+    for model, original in candidates[start:] + candidates[:start]:
+        text = rotated(original, turn)
         if model not in found and text not in found.values() and lengths.within(text, REPLY_TOKENS):
             found[model] = text
         if len(found) == REPLIES:

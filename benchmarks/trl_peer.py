@@ -18,58 +18,21 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from measurement import Moment, PeakMemory
 from training_data import Row, read_pairs
+from trl_settings import KEEP_MEMORY, Settings, Unavailable, chosen_settings
 
-TUNED = Path(__file__).parent / "results" / "trl_tuned.json"
 WARM_UP = 4  # steps left out when there is one epoch only
 LENGTH = 1024
 RATE = 1e-6  # learning rate; TRL's own default for DPO, given to both tasks
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What can be tuned. As they stand: TRL as it comes."""
-
-    checkpointing: int = 1
-    precompute: int = 0  # reference log-probabilities before training; DPO only
-    reference_batch: int = 8  # pairs in a batch of the reference pass
-    group_by_length: int = 0
-    sort_rows: int = 0  # rows in order of length, which saves padding in the reference pass
-    attention: str = ""  # "" leaves the choice to the library
-    pad_multiple: int = 0
-    compile: int = 0
-    micro_batch: int = 0  # pairs in a forward pass; 0 is the whole batch
-    padding_free: int = 0  # DPO only; TRL may not have it
-    compact: int = 0  # DPO only
-
-
-BY_HAND = Settings(checkpointing=0, precompute=1, group_by_length=1, sort_rows=1, attention="eager", pad_multiple=64)
-
-
-class Unavailable(Exception):
-    """A variant that this version of TRL, or this task, does not have."""
-
-
-def chosen_settings(task: str, variant: str, given: dict[str, Any], tuned: Path = TUNED) -> Settings:
-    """The settings of a variant, with those given by hand over them."""
-    settings = Settings()
-    if variant != "plain":
-        settings = BY_HAND
-        if tuned.is_file():
-            settings = replace(settings, **json.loads(tuned.read_text(encoding="utf-8"))["best"][task])
-    settings = replace(settings, compact=int(variant == "compact"))
-    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-    if task == "reward" and settings.compact:
-        raise Unavailable("a reward model has no logits over a vocabulary to make compact")
-    return replace(settings, precompute=0) if task == "reward" else settings
 
 
 def dataset(rows: list[Row], tokenizer: Any, settings: Settings) -> Any:
@@ -297,11 +260,16 @@ def parsed(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict
 
 def main() -> None:
     asked, given = parsed()
+    settings = chosen_settings(asked.task, asked.variant, given)
+    if settings.keep_memory and not KEEP_MEMORY.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)
     os.environ |= {"OMP_NUM_THREADS": str(asked.threads), "MKL_NUM_THREADS": str(asked.threads)}
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
     warnings.filterwarnings("ignore")
     try:
-        found = train(asked, chosen_settings(asked.task, asked.variant, given))
+        if asked.task == "reward" and settings.compact:
+            raise Unavailable("a reward model has no logits over a vocabulary to make compact")
+        found = train(asked, settings)
     except Unavailable as reason:
         found = {"task": asked.task, "variant": asked.variant, "skipped": str(reason)}
         print(f"skipped: {reason}", flush=True)
