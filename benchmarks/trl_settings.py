@@ -51,7 +51,7 @@ def chosen_settings(task: str, variant: str, given: dict[str, Any], tuned: Path 
     if variant != "plain":
         settings = BY_HAND
         if tuned.is_file():
-            settings = replace(settings, **json.loads(tuned.read_text(encoding="utf-8"))["best"][task])
+            settings = replace(settings, **json.loads(tuned.read_text(encoding="utf-8"))["best"].get(task, {}))
     settings = replace(settings, compact=int(variant == "compact"))
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     return replace(settings, precompute=0) if task == "reward" else settings

@@ -43,11 +43,12 @@ def grid(**values: list[Any]) -> list[Change]:
 
 STAGES = {
     "memory": grid(keep_memory=[1, 0]),
-    "forward": grid(attention=["sdpa", "eager"], micro_batch=[1, 2, 4, 8]),
+    "micro_batch": grid(micro_batch=[1, 2, 4, 8]),
+    "attention": grid(attention=["sdpa", "eager"]),
     "shapes": grid(compile=[0, 1], pad_multiple=[0, 64]),
     "order": grid(group_by_length=[1, 0]),
     "checkpointing": grid(checkpointing=[0, 1]),
-    "reference": grid(reference_batch=[1, 4, 16]),
+    "reference": grid(reference_batch=[1, 4, 16]),  # judged by the reference pass
 }
 
 
@@ -105,26 +106,38 @@ def summary(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def search(asked: argparse.Namespace, task: str) -> dict[str, Any]:
-    """The best settings of a task and what every stage found; saved after every stage where asked."""
-    best = {**asdict(BY_HAND), "precompute": int(task == "dpo")}
-    told = {name: getattr(asked, name) for name in ("shape", "pairs", "batch", "repeats", "threads", "precision", "by")}
-    found: dict[str, Any] = {"date": date.today().isoformat(), "machine": machine(), **told, "load": 0.0, "stages": {}}
+    """The best settings of a task and what every stage found; saved after every stage where asked.
+
+    It starts from what is saved, so that stages can be searched one by one.
+    """
+    saved = read_saved()
+    best = {**asdict(BY_HAND), "precompute": int(task == "dpo"), **saved["best"].get(task, {})}
+    names = ("shape", "pairs", "epochs", "batch", "repeats", "threads", "precision", "by")
+    told = {name: getattr(asked, name) for name in names}
+    stages = saved["search"].get(task, {}).get("stages", {})
+    found: dict[str, Any] = {"date": date.today().isoformat(), "machine": machine(), **told, "stages": stages}
     for stage in asked.stages:
         if stage == "reference" and task == "reward":
             continue
         tried = search_stage(asked, task, stage, best)
         best = best | tried[0]["change"]
-        found["stages"][stage] = [summary(one) for one in tried]
-        found["load"] = max(found["load"], round(os.getloadavg()[2], 2))
+        load = round(os.getloadavg()[1], 1)  # of the last five minutes, ours included
+        stages[stage] = {"load": load, "alternatives": [summary(one) for one in tried]}
         if asked.save:
             save(task, best, found)
     return {"best": best, "search": found}
 
 
+def read_saved() -> dict[str, Any]:
+    """What earlier searches saved."""
+    empty: dict[str, Any] = {"best": {}, "search": {}}
+    return json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.is_file() else empty
+
+
 def save(task: str, best: Change, found: dict[str, Any]) -> None:
     """Write a task's part of the file that trl_peer.py reads; the other task's part stays."""
     TUNED.parent.mkdir(exist_ok=True)
-    kept = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.is_file() else {"best": {}, "search": {}}
+    kept = read_saved()
     parts = {"best": {**kept["best"], task: best}, "search": {**kept["search"], task: found}}
     TUNED.write_text(json.dumps({"benchmark": "tune_trl", **parts}, indent=1) + "\n", encoding="utf-8")
 
