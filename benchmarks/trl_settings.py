@@ -35,8 +35,7 @@ BY_HAND = Settings(
     group_by_length=1,
     sort_rows=1,
     attention="sdpa",
-    pad_multiple=64,
-    micro_batch=2,
+    micro_batch=1,
     keep_memory=1,
 )
 

@@ -90,3 +90,11 @@ def test_a_hopeless_alternative_is_not_tried_again(benchmarks, monkeypatch):
     assert tried == [1, 2, 4, 8, 4, 2, 1]
     assert found[0]["change"] == {"micro_batch": 1}
     assert tune.summary(found[0])["runs"] == 2
+
+
+def test_of_alternatives_as_fast_as_each_other_the_one_with_less_memory_wins(benchmarks):
+    def tried(name, cpu, peak_mib):
+        return {"change": {"attention": name}, "runs": [{"cpu": cpu, "peak_mib": peak_mib}]}
+
+    found = [tried("eager", 1.0, 900), tried("sdpa", 0.98, 600), tried("slow", 0.9, 100)]
+    assert benchmarks.tune_trl.winner(found, "cpu")["change"] == {"attention": "sdpa"}
