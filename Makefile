@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN = .venv/bin/psychocounsel
+# what benchmarks are made of, and a search of minutes to hours that is run by hand
+PARTS = measurement training_data training_models trl_peer trl_settings tune_trl
+BENCHMARKS = $(filter-out $(PARTS:%=benchmarks/%.py), $(wildcard benchmarks/*.py))
 
 .PHONY: setup demo format check test docs bench clean
 
@@ -38,7 +41,7 @@ docs: .venv/dev  ## check that the README's table stands in the results and that
 	.venv/bin/python -m pytest -q tests/test_docs.py
 
 bench: .venv/dev  ## every benchmark; each prints one JSON object as its last line
-	for file in benchmarks/*.py; do OMP_NUM_THREADS=2 .venv/bin/python $$file || exit 1; done
+	for file in $(BENCHMARKS); do OMP_NUM_THREADS=2 .venv/bin/python $$file || exit 1; done
 
 clean:
 	rm -rf .venv build dist .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -114,7 +114,9 @@ def build(asked: argparse.Namespace, accelerator: Any, settings: Any, groups: An
 
 def train(asked: argparse.Namespace) -> dict[str, Any]:
     """One run; what it measured."""
+    import accelerate.utils
     import torch
+    from transformers import AutoModelForCausalLM  # noqa: F401  (libraries are no part of what training takes)
 
     from psychocounsel.models.weights import load_tokenizer
     from psychocounsel.recipe import PolicyTable, RewardTable
@@ -125,6 +127,7 @@ def train(asked: argparse.Namespace) -> dict[str, Any]:
     from psychocounsel.training.reference import add_reference
 
     torch.set_num_threads(asked.threads)
+    accelerate.utils.set_seed(1)
     take_out(asked.variant)
     table = PolicyTable if asked.task == "dpo" else RewardTable
     settings = table(lr=RATE, epochs=asked.epochs, batch=asked.batch, max_length=LENGTH, precision=asked.precision,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.store import CallStore
@@ -64,10 +64,7 @@ def follow(recipe: Recipe, folder: RunFolder) -> None:
 
     meet()
     use_threads(recipe.threads)
+    run = Run(recipe, folder, cast(CallStore, None))  # the first process holds it; training asks nobody
     while (name := shared("")) != END:
-        with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), _store(folder) as store:
-            STAGE_FUNCTIONS[name](Run(recipe, folder, store), folder.stage(name))
-
-
-def _store(folder: RunFolder) -> Any:
-    return CallStore(folder.path / "calls.sqlite")
+        with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+            STAGE_FUNCTIONS[name](run, folder.stage(name))

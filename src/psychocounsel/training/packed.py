@@ -185,6 +185,7 @@ class _Logp(torch.autograd.Function):
         states, matrix = hidden.to(kind), weight.to(kind)
         tokens = len(targets)
         out = torch.empty(tokens, device=hidden.device)
+        most = torch.empty(tokens, 1, device=hidden.device)
         total = torch.empty(tokens, 1, device=hidden.device)
         wanted, frozen = ctx.needs_input_grad[0], not ctx.needs_input_grad[1]
         keep = not frozen and wanted and tokens * len(matrix) <= KEEP
@@ -193,21 +194,22 @@ class _Logp(torch.autograd.Function):
         for start in range(0, tokens, CHUNK):
             part, target = slice(start, start + CHUNK), targets[start : start + CHUNK, None]
             logits = (states[part] @ matrix.t()).float()
-            total[part] = torch.logsumexp(logits, 1, keepdim=True)
-            out[part] = (logits.gather(1, target) - total[part])[:, 0]
-            if keep or (frozen and wanted):
-                logits.sub_(total[part]).exp_()
+            right = logits.gather(1, target)
+            most[part] = logits.amax(1, keepdim=True)
+            raised = logits.sub_(most[part]).exp_()  # in place, as every pass over the vocabulary costs
+            total[part] = raised.sum(1, keepdim=True)
+            out[part] = (right - most[part] - total[part].log())[:, 0]
             if keep:
-                kept.append(logits.to(kind))
+                kept.append(raised.to(kind))
             elif frozen and wanted:
-                slopes[part] = matrix[target[:, 0]] - logits.to(kind) @ matrix
-        ctx.save_for_backward(hidden if not frozen else slopes, weight, targets, total, *kept)
+                slopes[part] = matrix[target[:, 0]] - (raised / total[part]).to(kind) @ matrix
+        ctx.save_for_backward(slopes if frozen else hidden, weight, targets, most, total, *kept)
         ctx.kind, ctx.frozen, ctx.input_kind = kind, frozen, hidden.dtype
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        first, weight, targets, total, *kept = ctx.saved_tensors
+        first, weight, targets, most, total, *kept = ctx.saved_tensors
         above = gradients[0][:, None]
         if ctx.frozen:
             return (first * above.to(first.dtype)).to(ctx.input_kind), None, None
@@ -216,15 +218,17 @@ class _Logp(torch.autograd.Function):
         for_matrix = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for number, start in enumerate(range(0, len(targets), CHUNK)):
             part, target = slice(start, start + CHUNK), targets[start : start + CHUNK, None]
+            share = -above[part] / total[part]
             if kept:
-                slope = kept[number] * -above[part].to(ctx.kind)
+                slope = kept[number] * share.to(ctx.kind)
             else:
-                slope = (states[part] @ matrix.t()).float().sub_(total[part]).exp_().mul_(-above[part]).to(ctx.kind)
+                slope = (states[part] @ matrix.t()).float().sub_(most[part]).exp_().mul_(share).to(ctx.kind)
             slope.scatter_add_(1, target, above[part].to(ctx.kind))
-            for_states[part] = slope @ matrix
-            for_matrix.addmm_(
-                slope.t().float(), states[part].float()
-            ) if ctx.kind == torch.float32 else for_matrix.add_(slope.t() @ states[part])
+            torch.mm(slope, matrix, out=for_states[part])
+            if ctx.kind == torch.float32:
+                for_matrix.addmm_(slope.t(), states[part])
+            else:
+                for_matrix += slope.t() @ states[part]
         return for_states.to(ctx.input_kind), for_matrix.to(weight.dtype), None
 
 
