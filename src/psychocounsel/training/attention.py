@@ -121,23 +121,33 @@ class _Branches(torch.autograd.Function):
         scaled, k, v, mask, *rest = ctx.saved_tensors
         saved = iter(rest)
         shared = scaled.shape[0] // k.shape[0]
-        dq, dk, dv = torch.empty_like(scaled), torch.zeros_like(k), torch.zeros_like(v)
-        for branch in ctx.branches:
+        dq, dk, dv = torch.empty_like(scaled), torch.empty_like(k), torch.empty_like(v)
+        for branch in ctx.branches:  # a prompt before its replies: what it sets, they add to
             keys, values = _with_prefix(k, branch), _with_prefix(v, branch)
-            for_keys, for_values = torch.zeros_like(keys), torch.zeros_like(values)
-            for span, seen, _ in _blocks(branch, mask):
-                slope = next(saved) if ctx.cap else None
-                weights = next(saved)
+            for_keys, for_values = keys, values  # replaced by the first block
+            blocks = [
+                (span, seen, next(saved) if ctx.cap else None, next(saved)) for span, seen, _ in _blocks(branch, mask)
+            ]
+            for span, seen, slope, weights in reversed(blocks):  # the last block sees, and so sets, every key
                 above = _stacked(gradients[0], span, shared)
-                for_values[:, :seen] += torch.bmm(weights.transpose(1, 2), above)
                 inner = torch.bmm(above, values[:, :seen].transpose(1, 2))
                 inner = torch._softmax_backward_data(inner, weights, -1, weights.dtype)
                 if slope is not None:
                     inner.mul_(slope)
                 dq[:, span] = torch.bmm(inner, keys[:, :seen]).view(scaled.shape[0], span.stop - span.start, -1)
-                for_keys[:, :seen] += torch.bmm(inner.transpose(1, 2), _stacked(scaled, span, shared))
-            _add(dk, branch, for_keys)
-            _add(dv, branch, for_values)
+                rows = _stacked(scaled, span, shared)
+                if seen == keys.shape[1]:
+                    for_values, for_keys = (
+                        torch.bmm(weights.transpose(1, 2), above),
+                        torch.bmm(inner.transpose(1, 2), rows),
+                    )
+                else:
+                    for_values[:, :seen].baddbmm_(weights.transpose(1, 2), above)
+                    for_keys[:, :seen].baddbmm_(inner.transpose(1, 2), rows)
+            for total, part in ((dk, for_keys), (dv, for_values)):
+                total[:, branch.start : branch.start + branch.length] = part[:, branch.prefix :]
+                if branch.prefix:
+                    total[:, branch.prefix_start : branch.prefix_start + branch.prefix] += part[:, : branch.prefix]
         return dq.mul_(ctx.scale), dk, dv, None, None, None, None
 
 
@@ -161,12 +171,6 @@ def _with_prefix(rows: Tensor, branch: Branch) -> Tensor:
     if not branch.prefix:
         return own
     return torch.cat((rows[:, branch.prefix_start : branch.prefix_start + branch.prefix], own), 1)
-
-
-def _add(total: Tensor, branch: Branch, part: Tensor) -> None:
-    total[:, branch.start : branch.start + branch.length] += part[:, branch.prefix :]
-    if branch.prefix:
-        total[:, branch.prefix_start : branch.prefix_start + branch.prefix] += part[:, : branch.prefix]
 
 
 def _flex(
