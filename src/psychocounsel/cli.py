@@ -202,7 +202,7 @@ def score(
     ],
     target: Annotated[Path, typer.Option("--output", help="Where the rows with 'reward' go: .jsonl or .parquet.")],
     max_length: Annotated[
-        int, typer.Option("--max-length", min=16, help="Tokens; the prompt and the reply may each fill half.")
+        int, typer.Option("--max-length", min=16, help="Tokens of prompt and reply; a prompt may fill half.")
     ] = 2048,
 ) -> None:
     """Score any rows with one reward model, or several."""

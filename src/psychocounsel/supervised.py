@@ -108,7 +108,8 @@ def _imitate(texts: Texts, start: str, table: SupervisedTable, seed: int, folder
     together()
     replies = sum(entry.replies for entry in train_groups.entries)
     return {"replies": replies, "left_out": dict(encoder.counts), "steps": state["step"],
-            "best_step": state["best_step"]}  # fmt: skip
+            "best_step": state["best_step"], "dev_loss": state["best"],
+            "shared_prefix": prepared.packed.shared}  # fmt: skip
 
 
 def starting_model(folder: Path) -> str:
@@ -142,16 +143,28 @@ def build_embedded(texts: Texts, table: SupervisedTable, seed: int, folder: Path
     tokenizer = build_tokenizer(
         [text for speech, replies in entries for text in (speech.text, *(r.text for r in replies))], settings
     )
-    model = build_llama(tokenizer, settings, seed)
     encoder = Encoder(tokenizer, settings.context)
     groups, dev = (_documents(encoder, texts.replies(split)) for split in ("train", "dev"))
     training = table.model_copy(
-        update={"lr": settings.lr, "epochs": settings.epochs, "batch": settings.batch, "weight_decay": 0.1}
+        update={
+            "lr": settings.lr,
+            "epochs": settings.epochs,
+            "batch": settings.batch,
+            "weight_decay": 0.1,
+            "steps": None,
+        }
     )
-    prepared = prepare(opened(PackedPolicy(model)), training)
+
+    def made(quantised: bool = True) -> PackedPolicy:
+        return PackedPolicy(build_llama(tokenizer, settings, seed))
+
+    packed = opened(made())
+    parameters = sum(parameter.numel() for parameter in packed.parameters())
+    prepared = prepare(packed, training)
     state = train(prepared, supervised_task("language model", groups, dev), seed, folder / "language")
-    save_model(folder / "embedded", model, tokenizer)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    whole = finished(prepared, made)
+    if whole is not None:
+        save_model(folder / "embedded", whole.model, tokenizer)
     return {
         "parameters": parameters,
         "vocabulary": len(tokenizer),

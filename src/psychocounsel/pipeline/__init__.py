@@ -23,7 +23,7 @@ from psychocounsel.pipeline.context import Run
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.pipeline.reuse import take_over, take_over_calls
 from psychocounsel.principles import load_principles
-from psychocounsel.recipe import Recipe
+from psychocounsel.recipe import FREE, Recipe, Training
 from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, write_text
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -82,7 +82,9 @@ class Plan:
 
 def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
     """All settings that shape a stage's output."""
-    settings: dict[str, Any] = {"seed": recipe.seed, **getattr(recipe, name).model_dump(mode="json")}
+    table = getattr(recipe, name)
+    free = FREE if isinstance(table, Training) else None  # another budget of memory goes on where training stopped
+    settings: dict[str, Any] = {"seed": recipe.seed, **table.model_dump(mode="json", exclude=free)}
     if name in USES_PRINCIPLES:
         decisions = {"weight", "gate"} if name == "ratings" else set()  # judges do not see them: another needs no call
         settings["principles"] = [
@@ -252,6 +254,7 @@ def _run_stage(run: Run, name: str) -> None:
         *folder.rglob("best"),
         *folder.rglob("best.*"),
         *folder.rglob("*.arrow"),
+        *folder.rglob("stopped.jsonl"),
     ]:
         if leftover.is_dir():
             shutil.rmtree(leftover)

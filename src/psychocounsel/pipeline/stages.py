@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from psychocounsel.pairs import build_pairs
 from psychocounsel.pairs.audit import audit
 from psychocounsel.pipeline.collection import speeches_stage
 from psychocounsel.pipeline.context import Run
+from psychocounsel.pipeline.examples import examples
 from psychocounsel.ratings import rate_responses
 from psychocounsel.ratings.agreement import Intervals, agreement_table, mean_kappa, short_table
 from psychocounsel.ratings.judge import Item
@@ -107,22 +108,39 @@ def reward_stage(run: Run, folder: Path) -> Counts:
 
     table = run.recipe.reward
     base = table.base or starting_model(run.folder.stage("supervised"))
-    principles = [principle.id for principle in run.principles]
-    return train_reward(_examples(run), base, table, run.recipe.seed, folder, principles)
+    found = examples(run, table.mix)
+    counts = train_reward(found.both, base, table, run.recipe.seed, folder, [p.id for p in run.principles])
+    return {**counts, **_calibrated(run, folder / "model"), **({"mixed": found.mixed} if table.mix else {})}
+
+
+def _calibrated(run: Run, model: Path) -> Counts:
+    """Put a reward model's scores on the scale of the ratings, by the dev split; nothing without dev pairs."""
+    from psychocounsel.reward.calibrate import calibrate_model, write_calibration
+    from psychocounsel.training.processes import main_process, together
+
+    pairs = run.pairs()["dev"]
+    if pairs and main_process():
+        speeches = {speech.id: speech for speech in run.speeches()}
+        responses = {response.id: response for response in run.responses()}
+        held = {response.id for response in responses.values() if speeches[response.speech_id].split == "dev"}
+        ratings = {key: value for key, value in run.overall().items() if key in held and responses[key].text}
+        table = run.recipe.reward
+        found = calibrate_model(model, pairs, ratings, speeches, responses, max_length=table.max_length)
+        write_calibration(model, found)
+    together()
+    return {"temperature": round(found.temperature, 4)} if pairs and main_process() else {}
 
 
 def policy_stage(run: Run, folder: Path) -> Counts:
-    from psychocounsel.policy.offline import train_policy
     from psychocounsel.policy.online import run_round
     from psychocounsel.supervised import starting_model
 
     table, seed = run.recipe.policy, run.recipe.seed
     start = starting_model(run.folder.stage("supervised"))
     counts: Counts = {}
-    cache = run.folder.path.parent / REFERENCE
     counts["offline"] = _once(
         folder / "offline",
-        lambda place: train_policy("offline", start, _examples(run), table, seed, place, cache=cache),
+        lambda place: _offline(run, start, place, run.folder.path.parent / REFERENCE),
     )
     current, reward = folder / "offline", str(run.folder.stage("reward") / "model")
     for number in range(table.online.rounds):
@@ -149,14 +167,13 @@ def _once(place: Path, make: Callable[[Path], Counts]) -> Counts:
     return counts
 
 
-def _examples(run: Run) -> tuple[Iterator[Any], Iterator[Any]]:
-    """Train and dev pairs as texts, read when they are asked for."""
-    from psychocounsel.training.examples import pair_examples
+def _offline(run: Run, start: str, place: Path, cache: Path) -> Counts:
+    from psychocounsel.policy.offline import train_policy
 
-    speeches = {speech.id: speech for speech in run.speeches()}
-    responses = {response.id: response for response in run.responses()}
-    names, pairs = [principle.id for principle in run.principles], run.pairs()
-    return tuple(pair_examples(pairs[split], speeches, responses, names) for split in ("train", "dev"))  # type: ignore[return-value]
+    table = run.recipe.policy
+    found = examples(run, table.mix)
+    counts = train_policy("offline", start, found.both, table, run.recipe.seed, place, cache=cache)
+    return {**counts, **({"mixed": found.mixed} if table.mix else {})}
 
 
 def evaluate_stage(run: Run, folder: Path) -> Counts:

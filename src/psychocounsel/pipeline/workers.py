@@ -34,8 +34,8 @@ def join(names: list[str]) -> None:
     alone = [name for name in names if name not in JOINED]
     if alone:
         raise UserError(
-            f"{count()} processes were started, and {', '.join(alone)} needs one; run that first or afterwards in one "
-            "process (psychocounsel run RECIPE --to pairs), and start many for psychocounsel reward or policy only"
+            f"{count()} processes were started, and {', '.join(alone)} needs one; run that in one process, and start "
+            f"several for psychocounsel {', '.join(JOINED[:-1])} or {JOINED[-1]} only"
         )
     from psychocounsel.training.processes import meet
 

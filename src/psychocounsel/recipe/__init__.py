@@ -26,6 +26,7 @@ from psychocounsel.recipe.tables import (
     Table,
 )
 from psychocounsel.recipe.training import (
+    FREE,
     EmbeddedModel,
     EvaluateTable,
     LoraTable,
@@ -45,6 +46,7 @@ SECRET = (
 )
 __all__ = [
     "DATA_VARIABLE",
+    "FREE",
     "SECRET",
     "EmbeddedModel",
     "EvaluateTable",

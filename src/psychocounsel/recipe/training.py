@@ -35,11 +35,15 @@ class LoraTable(Table):
     )
 
 
+FREE = frozenset({"token_budget", "gradient_checkpointing", "compile", "checkpoint_steps", "report_to"})
+
+
 class Training(Table):
-    """Settings shared by every trained stage."""
+    """Settings shared by every trained stage. Those in FREE change how it is trained, but not what comes out."""
 
     lr: Annotated[float, Field(gt=0)]
     epochs: Annotated[float, Field(ge=0)]
+    steps: Positive | None = Field(default=None, description="most optimizer steps; none: as many as epochs give")
     batch: Positive = Field(description="examples (replies or pairs) per optimizer step, over all processes")
     warmup: Fraction = 0.1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -53,7 +57,7 @@ class Training(Table):
     )
     too_long: Literal["cut", "drop"] = Field(
         default="cut",
-        description="a reply that does not fit is cut before its end token, or left out; both are counted",
+        description="a reply that does not fit is cut and ended, or left out; both are counted",
     )
     token_budget: Positive = Field(
         default=8192, description="tokens in memory at once, in each process; does not change the result"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from psychocounsel.errors import UserError
 from psychocounsel.progress import progress
-from psychocounsel.recipe import Training
+from psychocounsel.recipe import FREE, Training
 from psychocounsel.records import content_id
-from psychocounsel.training.batches import Group, Share, Unit, entries_of, items, steps
+from psychocounsel.training.batches import Group, Share, Unit, entries_of, steps
 from psychocounsel.training.checkpoints import load_checkpoint, save_checkpoint
 from psychocounsel.training.packs import Pack
-from psychocounsel.training.processes import Prepared, out_of_memory, total_norm
+from psychocounsel.training.processes import Prepared, total_norm, within_memory
 from psychocounsel.training.trackers import Trackers
 
 Compute = Callable[[Any, Pack], tuple[Tensor, dict[str, float]]]
@@ -42,15 +43,21 @@ class Task:
 
 def plan_steps(task: Task, settings: Training, seed: int) -> Iterator[list[Share]]:
     """All optimizer steps of a training."""
-    return steps(entries_of(task.train), task.unit, settings.batch, seed, settings.epochs, task.max_steps)
+    return steps(entries_of(task.train), task.unit, settings.batch, seed, settings.epochs, _most(task, settings))
 
 
 def count_steps(task: Task, settings: Training) -> int:
     """The number of these steps."""
     entries = entries_of(task.train)
     found = sum(entry.pairs if task.unit == "pairs" else entry.replies for entry in entries)
-    most = math.ceil(math.ceil(found * settings.epochs - 1e-9) / settings.batch)
-    return most if task.max_steps is None else min(most, task.max_steps)
+    whole = math.ceil(math.ceil(found * settings.epochs - 1e-9) / settings.batch)
+    most = _most(task, settings)
+    return whole if most is None else min(whole, most)
+
+
+def _most(task: Task, settings: Training) -> int | None:
+    """The most steps that the task or the recipe allows."""
+    return min((value for value in (task.max_steps, settings.steps) if value is not None), default=None)
 
 
 def train(prepared: Prepared, task: Task, seed: int, folder: Path, on_step: OnStep | None = None) -> dict[str, Any]:
@@ -73,8 +80,9 @@ def train(prepared: Prepared, task: Task, seed: int, folder: Path, on_step: OnSt
     }  # fmt: skip
     restore_random(state.pop("random", None))
     log = MetricsLog(folder / "metrics.jsonl", state["step"], prepared.main)
-    trackers = Trackers(settings.report_to, folder, task.name, settings.model_dump(), state["step"], prepared.main)
-    with progress(task.name, total) as advance:
+    told = {**settings.model_dump(), "purpose": purpose}  # only numbers are sent; the rest tells runs apart
+    trackers = Trackers(settings.report_to, folder, task.name, told, state["step"], prepared.main)
+    with closing(trackers), within_memory(task.name, settings), progress(task.name, total) as advance:
         advance(state["step"])
         for number, step in enumerate(islice(plan_steps(task, settings, seed), state["step"], None), state["step"] + 1):
             if _stopped(state, settings):
@@ -93,7 +101,6 @@ def train(prepared: Prepared, task: Task, seed: int, folder: Path, on_step: OnSt
             if on_step:
                 on_step(number, figures)
             advance(1, f"loss {figures['loss']:.3f}")
-    trackers.close()
     if task.dev:
         load_checkpoint(folder / "best", prepared)
     return {key: value for key, value in state.items() if key != "purpose"}
@@ -101,9 +108,8 @@ def train(prepared: Prepared, task: Task, seed: int, folder: Path, on_step: OnSt
 
 def _purpose(task: Task, settings: Training, seed: int) -> str:
     """What a checkpoint was written for: settings that shape the result, data and seed."""
-    free = {"token_budget", "checkpoint_steps", "report_to", "gradient_checkpointing", "compile"}
     data = [list(entry) for groups in (task.train, task.dev) for entry in entries_of(groups)]
-    return content_id([task.name, settings.model_dump(mode="json", exclude=free), seed, task.max_steps, data])
+    return content_id([task.name, settings.model_dump(mode="json", exclude=set(FREE)), seed, task.max_steps, data])
 
 
 def _stopped(state: dict[str, Any], settings: Training) -> bool:
@@ -115,16 +121,7 @@ def _one_step(prepared: Prepared, task: Task, step: list[Share], rate: float, fo
     for parameters in prepared.optimizer.param_groups:
         parameters["lr"] = rate
     groups = [task.train[share.place].part(task.unit, share.start, share.stop) for share in step]
-    try:
-        sums, total = _gradients(prepared, task, groups)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise UserError(
-            f"{task.name}: memory ran out on {items(step)} {task.unit} of {max(g.tokens for g in groups)} tokens or "
-            f"fewer a prompt; lower token_budget (now {prepared.settings.token_budget}) or max_length, set "
-            "gradient_checkpointing = true, or train adapters (lora.rank = 16); the same command continues"
-        ) from error
+    sums, total = _gradients(prepared, task, groups)
     norm = total_norm([value for value in prepared.packed.parameters() if value.requires_grad])
     for what, value in (("loss", sums["loss"]), ("gradient's norm", float(norm))):
         if not math.isfinite(value):

@@ -1,7 +1,7 @@
 """Losses as functions of scores or log-probabilities, one value per pair (or per token), float32.
 
-No loss here mixes pairs, so that micro-batches change nothing. Nothing is clamped: NaN and infinity come out as such,
-and the training loop stops on them.
+No loss here mixes pairs, so that packs and processes change nothing. Nothing is clamped: NaN and infinity come out as
+such, and the training loop stops on them.
 """
 
 from __future__ import annotations

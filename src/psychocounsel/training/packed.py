@@ -119,7 +119,7 @@ def compiled(packed: PackedModel) -> PackedModel:
 def opened(packed: PackedModel) -> PackedModel:
     """Switch a packed model to shared-prefix attention if that gives what the plain model gives, else to rows.
 
-    Two replies to one prompt are run both ways, in float32, before anything else is. Call it before a model is sharded.
+    Two replies to one prompt are run both ways before anything else is. Call it before a model is sharded.
     """
     model = packed.bare
     vocabulary = model.get_input_embeddings().num_embeddings

@@ -133,7 +133,9 @@ def make_pack(groups: Sequence[Group], device: Any = "cpu", multiple: int = 1) -
         branches.append(Branch(len(ids), inert))
         ids += [0] * inert
         positions += range(inert)
-    differences = [row for group in groups for row in group.differences]
+    differences = [row for group in groups for row in group.differences or [[]] * len(group.pairs)]
+    principles = max(map(len, differences), default=0)
+    differences = [[*row, *[math.nan] * (principles - len(row))] for row in differences]  # other sets rate none
 
     def whole(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -155,20 +157,19 @@ def make_pack(groups: Sequence[Group], device: Any = "cpu", multiple: int = 1) -
         chosen=whole([chosen for chosen, _ in pairs]),
         rejected=whole([rejected for _, rejected in pairs]),
         gaps=real([gap for group in groups for gap in group.gaps]),
-        differences=real(differences).view(len(pairs), -1) if differences else real([]).view(len(pairs), 0),
+        differences=real(differences).view(len(pairs), principles),
         draws=whole([draw for group in groups for draw in group.draws]),
     )
 
 
 def bins(sizes: Sequence[int], budget: int, parts: int = 1) -> list[list[int]]:
-    """Deal items of `sizes` into bins of about equal size, at most `budget` each where no single item is larger.
+    """Deal items of `sizes` into bins of about equal size, at most `budget` each; a larger item gets one for itself.
 
     The number of bins is a multiple of `parts`, so that each process gets as many; a bin may then be empty. Items go,
     largest first, into the emptiest bin; equal sizes keep their order. Returns the item numbers of each bin.
     """
     order = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
-    limit = max(budget, *sizes) if sizes else budget
-    count = max(parts, math.ceil(sum(sizes) / limit / parts) * parts)
+    count = max(parts, math.ceil(sum(sizes) / budget / parts) * parts)
     while True:
         found: list[list[int]] = [[] for _ in range(count)]
         filled = [0] * count
@@ -176,6 +177,6 @@ def bins(sizes: Sequence[int], budget: int, parts: int = 1) -> list[list[int]]:
             place = filled.index(min(filled))
             found[place].append(item)
             filled[place] += sizes[item]
-        if max(filled, default=0) <= limit:
+        if all(size <= budget or len(held) == 1 for size, held in zip(filled, found, strict=True)):
             return found
         count += parts

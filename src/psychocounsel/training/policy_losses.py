@@ -93,7 +93,9 @@ def _try(name: str, loss: Callable[..., Tensor]) -> None:
     elif not all(
         getattr(one, "shape", None) == (1,) and torch.allclose(one, found[i : i + 1]) for i, one in enumerate(alone)
     ):
-        fault = "a pair's value depends on the other pairs of the batch; micro-batches would change the result"
+        fault = (
+            "a pair's value depends on the other pairs of the batch; the packs it is cut into would change the result"
+        )
     else:
         gradients = torch.autograd.grad(found.sum(), leaves[:2], allow_unused=True)
         if any(gradient is None or not torch.isfinite(gradient).all() for gradient in gradients):

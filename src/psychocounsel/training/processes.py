@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -56,7 +56,7 @@ class Prepared:
         As many in every process, about equally full, in a fixed order. A process without work gets a pack that does
         not count, because processes meet at every pack.
         """
-        dealt = bins([group.tokens for group in groups], self.settings.token_budget, self.world)
+        dealt = bins([self.size(group) for group in groups], self.settings.token_budget, self.world)
         mine = dealt[self.accelerator.process_index :: self.world]
         smallest = min(range(len(groups)), key=lambda place: groups[place].tokens)
         place = self.accelerator.device
@@ -65,6 +65,12 @@ class Prepared:
             pack = make_pack(held, place, BLOCK if place.type == "cuda" else 1)
             pack.counts = bool(part)
             yield pack, held, number == len(mine)
+
+    def size(self, group: Group) -> int:
+        """Tokens that a group takes in memory: of its parts, or of its padded rows."""
+        if self.packed.shared:
+            return group.tokens
+        return len(group.replies) * (len(group.prompt) + max(map(len, group.replies)))
 
     def summed(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sums over processes of figures that every process has, in double precision."""
@@ -185,6 +191,21 @@ def use_threads(count: int) -> None:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a graphics card or on the processor."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def within_memory(what: str, settings: Training) -> Iterator[None]:
+    """Turn an error that says that memory ran out into advice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"{what}: memory ran out; lower token_budget (now {settings.token_budget}) or set gradient_checkpointing = "
+            "true, and the same command goes on from the last checkpoint; or change what is trained: a lower "
+            "max_length, adapters (lora.rank = 16)"
+        ) from error
 
 
 def total_norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.progress import progress
 from psychocounsel.training.batches import Group, GroupFile
 from psychocounsel.training.packed import PackedModel
-from psychocounsel.training.processes import Prepared, precision
+from psychocounsel.training.processes import Prepared, precision, within_memory
 
 SAMPLE = 64  # numbers of each weight that go into a model's fingerprint, beside its sums
 
@@ -27,10 +27,14 @@ def add_reference(prepared: Prepared, files: Sequence[GroupFile], cache: Path | 
     Calls only what the cache does not know. The cache holds hashes of token ids and numbers, no text.
     """
     known = _Cache(cache, fingerprint(prepared))
-    with progress("reference", sum(len(file) for file in files)) as advance:
+    with (
+        within_memory("reference", prepared.settings),
+        progress("reference", sum(len(file) for file in files)) as advance,
+    ):
         for file in files:
             for places in _parts(file, 8 * prepared.settings.token_budget * prepared.world):
                 found = {place: values for place in places if (values := known.find(file[place])) is not None}
+                found = prepared.gathered(found if prepared.main else {})  # what one process sees is what all go by
                 open_ = [place for place in places if place not in found]
                 found |= _computed(prepared, [file[place] for place in open_], open_)
                 file.references |= found
@@ -72,6 +76,7 @@ def fingerprint(prepared: Prepared) -> str:
     """A hash that tells models apart: sums and a sample of every weight, and the precision it computes in."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(precision(prepared.settings).encode())
+    digest.update(b"packs" if prepared.packed.shared else b"rows")
     for name, weight in sorted(_weights(prepared.packed)):
         values = weight.detach()
         values = values.full_tensor() if hasattr(values, "full_tensor") else values
@@ -83,7 +88,10 @@ def fingerprint(prepared: Prepared) -> str:
 
 
 def _weights(packed: PackedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    return packed.named_parameters()
+    """The weights under the names they have without adapters; adapters change nothing before the first step."""
+    for name, weight in packed.named_parameters():
+        if ".lora_" not in name:
+            yield name.replace("base_model.model.", "").replace(".base_layer", ""), weight
 
 
 @contextmanager
@@ -105,6 +113,7 @@ class _Cache:
         self.path, self.model = path, model
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # like the run folders it lies beside
             with _opened(path) as store:
                 store.execute("create table if not exists reference (id blob primary key, value real) without rowid")
 
