@@ -85,9 +85,9 @@ def test_memory_that_ran_out_becomes_advice_and_the_same_command_continues(tmp_p
         return task.compute(model, pack)
 
     settings_ = table(checkpoint_steps=1)
-    with pytest.raises(UserError, match=r"supervised: memory ran out on 4 replies of \d+ tokens or fewer") as caught:
+    with pytest.raises(UserError, match="supervised: memory ran out; lower token_budget") as caught:
         run(make_model(), with_compute(task, compute), settings_, 3, tmp_path)
-    assert "lower token_budget (now 64)" in str(caught.value) and "gradient_checkpointing = true" in str(caught.value)
+    assert "(now 64)" in str(caught.value) and "gradient_checkpointing = true" in str(caught.value)
     assert (tmp_path / "checkpoint").exists() and caught.value.__cause__ is error
     remedy = table(checkpoint_steps=1, token_budget=20, gradient_checkpointing=True)
     assert run(make_model(), task, remedy, 3, tmp_path)["step"] == 12

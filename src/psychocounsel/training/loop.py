@@ -101,8 +101,8 @@ def train(prepared: Prepared, task: Task, seed: int, folder: Path, on_step: OnSt
             if on_step:
                 on_step(number, figures)
             advance(1, f"loss {figures['loss']:.3f}")
-    if task.dev:
-        load_checkpoint(folder / "best", prepared)
+    if task.dev and load_checkpoint(folder / "best", prepared) is None:
+        raise UserError(f"{folder / 'best'}: the best weights are gone; rerun the stage with --redo")
     return {key: value for key, value in state.items() if key != "purpose"}
 
 

@@ -150,7 +150,7 @@ def make_pack(groups: Sequence[Group], device: Any = "cpu", multiple: int = 1) -
         layout=Layout(branches, len(ids), where),
         sources=whole(sources),
         targets=whole(targets),
-        owners=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device),
+        owners=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)).to(device),
         ends=whole(ends),
         lengths=real(lengths),
         reference=real([value for group in groups for value in group.reference]),
@@ -169,14 +169,17 @@ def bins(sizes: Sequence[int], budget: int, parts: int = 1) -> list[list[int]]:
     largest first, into the emptiest bin; equal sizes keep their order. Returns the item numbers of each bin.
     """
     order = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
-    count = max(parts, math.ceil(sum(sizes) / budget / parts) * parts)
+    large = [[item] for item in order if sizes[item] > budget]
+    rest = order[len(large) :]
+    count = math.ceil(sum(sizes[item] for item in rest) / budget)
+    count += -(len(large) + count) % parts or (0 if order else parts)
     while True:
         found: list[list[int]] = [[] for _ in range(count)]
         filled = [0] * count
-        for item in order:
+        for item in rest:
             place = filled.index(min(filled))
             found[place].append(item)
             filled[place] += sizes[item]
-        if all(size <= budget or len(held) == 1 for size, held in zip(filled, found, strict=True)):
-            return found
+        if max(filled, default=0) <= budget:
+            return large + found
         count += parts
