@@ -46,12 +46,8 @@ def load_causal(name: str, quantisation: Any = None) -> Any:
 
 def load_policy(name: str, quantisation: Any = None) -> tuple[Any, Any]:
     """(tokenizer, causal model); the embeddings grow when the tokenizer got a pad token of its own."""
-    import torch
-
     tokenizer, model = load_tokenizer(name), load_causal(name, quantisation)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        torch.manual_seed(0)  # the new row is drawn: the same one at every loading
-        model.resize_token_embeddings(len(tokenizer))
+    _make_room(model, len(tokenizer), name)
     return tokenizer, model
 
 
@@ -76,9 +72,24 @@ def load_scorer(name: str, pad_token_id: int, vocabulary: int, seed: int = 0, qu
     finally:
         logging.set_verbosity(level)
     model.config.pad_token_id = pad_token_id
-    if vocabulary > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(vocabulary)
+    _make_room(model, vocabulary, name)
     return model if quantisation else model.to(device())
+
+
+def _make_room(model: Any, vocabulary: int, name: str) -> None:
+    """Grow the embeddings by the pad token that a tokenizer may have been given. Raises UserError for more tokens."""
+    import torch
+
+    known = model.get_input_embeddings().num_embeddings
+    if vocabulary > known + 1:
+        raise UserError(
+            f"{name}: the tokenizer has {vocabulary} tokens and the model {known}; they do not belong together, or "
+            "tokens were added and the model was saved without them (resize_token_embeddings)"
+        )
+    if vocabulary > known:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the new row is drawn: the same one at every loading
+            model.resize_token_embeddings(vocabulary)
 
 
 def device() -> str:

@@ -187,14 +187,13 @@ def _look(prepared: Prepared, task: Task, state: dict[str, Any], number: int, fo
 @torch.no_grad()
 def evaluate(prepared: Prepared, task: Task) -> dict[str, float]:
     """Loss and figures on the dev split, averaged over its items."""
-    sums: dict[str, float] = {"items": 0.0}
+    sums: dict[str, float] = {}
     for groups in chunks(task.dev, prepared.settings.token_budget * prepared.world):
         for pack, held, _ in prepared.packs(groups):
             with prepared.accelerator.autocast():
                 loss, figures = task.compute(prepared.model, pack)
-            if pack.counts:
-                for key, value in {"items": sum(map(task.over, held)), "loss": loss.item(), **figures}.items():
-                    sums[key] = sums.get(key, 0.0) + value
+            for key, value in {"items": sum(map(task.over, held)), "loss": loss.item(), **figures}.items():
+                sums[key] = sums.get(key, 0.0) + (value if pack.counts else 0.0)
     sums = prepared.summed(sums)
     total = max(sums.pop("items"), 1.0)
     return {key: round(value / total, 6) for key, value in sums.items()}
