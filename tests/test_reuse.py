@@ -18,6 +18,8 @@ from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import Request
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore, copy_calls
+from psychocounsel.pipeline import plan_stage, stage_settings
+from psychocounsel.recipe import load_recipe
 from psychocounsel.run import STAGES, RunFolder, write_text
 
 
@@ -140,3 +142,18 @@ def test_a_damaged_call_store_is_not_taken_over(tmp_path, cli):
     assert code == 2
     assert err.startswith(f"psychocounsel: {other / 'calls.sqlite'}: cannot be copied to ")
     assert not (tmp_path / "tiny" / "calls.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["token_budget=64", "gradient_checkpointing=true", "compile=true", "checkpoint_steps=7", 'report_to=["wandb"]'],
+)
+def test_what_changes_memory_and_reports_only_makes_no_stage_anew(finished, tmp_path, change):
+    """Whoever ran out of memory lowers the budget and goes on from the checkpoint; a finished stage stays finished."""
+    recipe = write_recipe(tmp_path)
+    for stage in ("supervised", "reward", "policy"):
+        changed = load_recipe(recipe, [f"{stage}.{change}"])
+        assert changed != load_recipe(recipe)
+        assert stage_settings(changed, stage) == stage_settings(load_recipe(recipe), stage)
+        assert plan_stage(changed, RunFolder(finished), stage).action == "done"
+    assert plan_stage(load_recipe(recipe, ["reward.lr=0.5"]), RunFolder(finished), "reward").action == "differs"
