@@ -1,5 +1,6 @@
 """Killed at any moment, a run continues and ends as if nothing had happened."""
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tiny_run import (
     write_recipe,
 )
 
+from psychocounsel.pipeline.interrupts import remembered
 from psychocounsel.run import STAGES, RunFolder
 
 SEED = 20260
@@ -105,3 +107,12 @@ def test_a_training_cut_short_makes_only_the_steps_after_its_last_checkpoint(
     assert cli(*arguments)[0] == 0
     assert len(steps) == undisturbed.counts["steps"] > 2  # the tiny recipe keeps a checkpoint of every step
     assert folder.manifest("reward").outputs == undisturbed.outputs
+
+
+def test_ctrl_c_that_a_library_swallows_is_remembered():
+    with pytest.raises(KeyboardInterrupt), remembered() as stop_if_asked:
+        stop_if_asked()  # nothing came so far
+        with contextlib.suppress(BaseException):  # as a library does that tries whether another can be imported
+            signal.raise_signal(signal.SIGINT)
+        stop_if_asked()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

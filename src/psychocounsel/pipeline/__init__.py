@@ -20,6 +20,7 @@ from psychocounsel.models.prices import Budget, load_prices
 from psychocounsel.models.store import CallStore
 from psychocounsel.pipeline import workers
 from psychocounsel.pipeline.context import Run
+from psychocounsel.pipeline.interrupts import remembered
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.pipeline.reuse import take_over, take_over_calls
 from psychocounsel.principles import load_principles
@@ -28,6 +29,7 @@ from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences,
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 TRAINED = ("supervised", "reward", "policy", "evaluate")
+LEFTOVERS = ("checkpoint", "checkpoint.*", "best", "best.*", "*.part", "*.arrow", "stopped.jsonl")  # of training
 READS: dict[str, tuple[str, ...]] = {
     "speeches": (),
     "responses": ("speeches",),
@@ -246,16 +248,10 @@ def _run_stage(run: Run, name: str) -> None:
     start = time.monotonic()
     if name in workers.JOINED:
         workers.tell(name)
-    counts = STAGE_FUNCTIONS[name](run, folder)
-    for leftover in [
-        *folder.rglob("checkpoint"),
-        *folder.rglob("checkpoint.*"),
-        *folder.rglob("*.part"),
-        *folder.rglob("best"),
-        *folder.rglob("best.*"),
-        *folder.rglob("*.arrow"),
-        *folder.rglob("stopped.jsonl"),
-    ]:
+    with remembered() as stop_if_asked:
+        counts = STAGE_FUNCTIONS[name](run, folder)
+        stop_if_asked()
+    for leftover in [path for pattern in LEFTOVERS for path in folder.rglob(pattern)]:
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
