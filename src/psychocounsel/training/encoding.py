@@ -32,6 +32,8 @@ class Encoder:
 
     def __post_init__(self) -> None:
         self.control = control_tokens(self.tokenizer)
+        told = getattr(self.tokenizer, "deprecation_warnings", {})  # what is too long is cut here, and counted
+        told["sequence-length-is-longer-than-the-specified-maximum"] = True
 
     def prompt(self, messages: Messages) -> tuple[list[dict[str, str]], list[int]]:
         """A dialogue that fits, and its token ids up to where the reply begins.
