@@ -93,8 +93,8 @@ def judged(cells: dict[str, Any]) -> list[dict[str, Any]]:
             value = spread_of["median"] if spread_of else None
             met = value is not None and (value <= limit if figure == "memory" else value >= limit)
             found.append(
-                {"part": "speed", "task": task, "shape": shape, "figure": figure, "against": peer, "goal": round(limit, 3),
-                 "at_most": figure == "memory", "value": value, "met": met}
+                {"part": "speed", "task": task, "shape": shape, "figure": figure, "against": peer,
+                 "goal": round(limit, 3), "at_most": figure == "memory", "value": value, "met": met}
             )  # fmt: skip
     return found
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from measurement import Moment, PeakMemory, compile_seconds
+from measurement import Moment, PeakMemory, compile_seconds, load_compiler
 from training_data import read_pairs
 
 LENGTH, RATE = 1024, 1e-6  # as trl_peer.py has them
@@ -136,7 +136,11 @@ def train(asked: argparse.Namespace) -> dict[str, Any]:
     """One run; what it measured."""
     import accelerate.utils
     import torch
-    from transformers import AutoModelForCausalLM  # noqa: F401  (libraries are no part of what training takes)
+    from transformers import (  # noqa: F401  (libraries are no part of what training takes)
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
     from psychocounsel.models.weights import load_tokenizer
     from psychocounsel.recipe import PolicyTable, RewardTable
@@ -150,6 +154,8 @@ def train(asked: argparse.Namespace) -> dict[str, Any]:
     accelerate.utils.set_seed(1)
     take_out(asked.variant)
     packing = Packing()
+    if asked.compile:
+        load_compiler()
     table = PolicyTable if asked.task == "dpo" else RewardTable
     settings = table(lr=RATE, epochs=asked.epochs, batch=asked.batch, max_length=LENGTH, precision=asked.precision,
                      token_budget=8192 if asked.variant == "large-packs" else asked.budget,

@@ -89,7 +89,11 @@ class Runner:
     def run(self, plan: Plan) -> Run:
         """One run in a process of its own."""
         load = round(os.getloadavg()[0], 2)
-        told = {"digest": plan.digest(self.code), "load_before": load, "at": datetime.now().isoformat("minutes")}
+        told = {
+            "digest": plan.digest(self.code),
+            "load_before": load,
+            "at": datetime.now().isoformat(timespec="minutes"),
+        }
         begin = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
             out = Path(place) / "out.json"

@@ -28,7 +28,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from measurement import Moment, PeakMemory, compile_seconds
+from measurement import Moment, PeakMemory, compile_seconds, load_compiler
 from training_data import Row, read_pairs
 from trl_settings import KEEP_MEMORY, Settings, Unavailable, chosen_settings
 
@@ -168,6 +168,8 @@ def train(asked: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     if settings.compact:
         make_compact()
+    if settings.compile:
+        load_compiler()
     model = asked.data / ("lm" if asked.task == "dpo" else "rm")
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     pairs = dataset(read_pairs(asked.data / f"{asked.shape}.jsonl", asked.pairs), tokenizer, settings)
