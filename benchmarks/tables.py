@@ -120,11 +120,12 @@ def limits(figures: Result) -> str:
     verdict = f"{len(missed)} of {len(figures['goals'])} goals are not met. " if missed else "All goals are met. "
     found = (
         "**What limits the ratios.** Two trainers that use the processor equally well differ by the tokens they read "
-        "and by the work they leave out for each of them. The share of peak counts each needed token once (6 operations "
-        "for each weight and token, the output layer for reply tokens only, attention by its shape) over the fastest "
-        f"matrix product of the same threads and precision{measured}; what is computed twice does not count. A step of a "
-        "few pairs cuts some prompts in two, which are then read in both steps. One pair in a forward pass holds little "
-        "in memory, so TRL tuned by search needs less than in whole batches; the libraries' own memory is in all "
+        "and by the work they leave out for each of them. The share of peak counts each needed token once (6 "
+        "operations for each weight and token, the output layer for reply tokens only, attention by its shape) over "
+        f"the fastest matrix product of the same threads and precision{measured}; what is computed twice does not "
+        "count. A step of a few pairs cuts some prompts in two, which are then read in both steps. One pair in a "
+        "forward pass holds little in memory, so TRL tuned by search needs less than in whole batches; the libraries' "
+        "own memory is in all "
         f"figures. {verdict}{'; '.join(slow)}{'.' if slow else ''}"
     )
     return found.rstrip() + "\n"
