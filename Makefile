@@ -2,11 +2,12 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN = .venv/bin/psychocounsel
-# what benchmarks are made of, and a search of minutes to hours that is run by hand
-PARTS = measurement training_data training_models trl_peer trl_settings tune_trl
+# what benchmarks are made of, a search that is run by hand, and the two of `bench-training`
+PARTS = measurement training_data training_models trl_peer our_peer trl_settings tune_trl side_by_side comparison flops \
+  tables wording train_vs_trl scoring
 BENCHMARKS = $(filter-out $(PARTS:%=benchmarks/%.py), $(wildcard benchmarks/*.py))
 
-.PHONY: setup demo format check test docs bench clean
+.PHONY: setup demo format check test docs bench bench-training clean
 
 .venv/train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,6 +43,11 @@ docs: .venv/dev  ## check that the README's table stands in the results and that
 
 bench: .venv/dev  ## every benchmark; each prints one JSON object as its last line
 	for file in $(BENCHMARKS); do OMP_NUM_THREADS=2 .venv/bin/python $$file || exit 1; done
+
+bench-training: .venv/dev  ## beside TRL, for hours; continues where it stopped; goals that are not met do not stop it
+	-.venv/bin/python benchmarks/train_vs_trl.py --save
+	-.venv/bin/python benchmarks/scoring.py --save
+	.venv/bin/python benchmarks/tables.py --write
 
 clean:
 	rm -rf .venv build dist .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -27,6 +27,19 @@ class Moment:
         return Moment(self.wall - earlier.wall, self.cpu - earlier.cpu)
 
 
+def compile_seconds() -> float:
+    """Seconds that torch.compile has taken in this process, waiting for its helpers included."""
+    from torch._dynamo.utils import calculate_time_spent
+
+    return float(calculate_time_spent().get("total_wall_time", 0.0))
+
+
+def load_compiler() -> None:
+    """Import what torch.compile needs, so that a run's time is without it on every side."""
+    import torch._dynamo
+    import torch._inductor.compile_fx  # noqa: F401
+
+
 def resident_mib() -> float:
     """Resident memory of this process in MiB."""
     found = re.search(r"VmRSS:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))

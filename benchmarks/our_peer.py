@@ -12,12 +12,12 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from measurement import Moment, PeakMemory
+from measurement import Moment, PeakMemory, compile_seconds, load_compiler
 from training_data import read_pairs
 
 LENGTH, RATE = 1024, 1e-6  # as trl_peer.py has them
@@ -29,7 +29,7 @@ ABLATIONS = {
     "no-reply-logits": "logits of all tokens, whole",
     "no-kept-probabilities": "logits made again on the way back",
     "no-fused-optimizer": "AdamW without its fused kernel",
-    "small-packs": "a token budget of 1024",
+    "large-packs": "a token budget of 8192",
 }
 
 
@@ -79,6 +79,26 @@ def take_out(variant: str) -> None:
         packed.PackedPolicy.forward = forward
 
 
+class Packing:
+    """Seconds that dealing groups into packs takes, and the tokens of all packs."""
+
+    def __init__(self) -> None:
+        from psychocounsel.training import processes
+
+        self.seconds, self.tokens = 0.0, 0
+        processes.bins, processes.make_pack = self.timed(processes.bins), self.timed(processes.make_pack)
+
+    def timed(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            start = Moment.now()
+            found = inner(*arguments)
+            self.seconds += (Moment.now() - start).wall
+            self.tokens += len(getattr(found, "ids", ()))
+            return found
+
+        return call
+
+
 def build(asked: argparse.Namespace, accelerator: Any, settings: Any, groups: Any) -> tuple[Any, Any]:
     """The prepared model and its task."""
     import torch
@@ -116,7 +136,11 @@ def train(asked: argparse.Namespace) -> dict[str, Any]:
     """One run; what it measured."""
     import accelerate.utils
     import torch
-    from transformers import AutoModelForCausalLM  # noqa: F401  (libraries are no part of what training takes)
+    from transformers import (  # noqa: F401  (libraries are no part of what training takes)
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
     from psychocounsel.models.weights import load_tokenizer
     from psychocounsel.recipe import PolicyTable, RewardTable
@@ -129,21 +153,26 @@ def train(asked: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(asked.threads)
     accelerate.utils.set_seed(1)
     take_out(asked.variant)
+    packing = Packing()
+    if asked.compile:
+        load_compiler()
     table = PolicyTable if asked.task == "dpo" else RewardTable
     settings = table(lr=RATE, epochs=asked.epochs, batch=asked.batch, max_length=LENGTH, precision=asked.precision,
-                     token_budget=1024 if asked.variant == "small-packs" else asked.budget,
+                     token_budget=8192 if asked.variant == "large-packs" else asked.budget,
                      compile=bool(asked.compile), checkpoint_steps=10**9, schedule="linear", warmup=0.0)  # fmt: skip
     marks = [Moment.now()]
     with tempfile.TemporaryDirectory() as place, PeakMemory() as memory:
         begin = Moment.now()
         accelerator = open_accelerator(settings)
         encoder = Encoder(load_tokenizer(str(asked.data / "lm")), LENGTH)
+        opened = Moment.now()
         groups = write_groups(Path(place) / "train.arrow", encoder.groups(examples(asked)))
         encoded = Moment.now()
         prepared, task = build(asked, accelerator, settings, groups)
         ready = Moment.now()
         if asked.task == "dpo" and asked.variant != "no-reference-pass":
             add_reference(prepared, [groups])
+        before = packing.tokens
         marks = [Moment.now()]
         train_loop(prepared, task, 1, Path(place), lambda number, figures: marks.append(Moment.now()))
         whole = Moment.now() - begin
@@ -152,21 +181,25 @@ def train(asked: argparse.Namespace) -> dict[str, Any]:
     return {
         "task": asked.task, "variant": asked.variant, "shape": asked.shape, "precision": asked.precision,
         "pairs": count, "epochs": asked.epochs, "batch": asked.batch, "threads": asked.threads,
-        **steady(marks, asked.batch, -(-count // asked.batch)),
+        **steady(marks, asked.batch, count, asked.epochs),
         "reference_s": (marks[0] - ready).wall, "reference_cpu_s": (marks[0] - ready).cpu,
-        "encoding_s": (encoded - begin).wall, "whole_s": whole.wall, "whole_cpu_s": whole.cpu,
+        "encoding_s": (encoded - opened).wall, "packing_s": packing.seconds, "compile_s": compile_seconds(),
+        "whole_s": whole.wall, "whole_cpu_s": whole.cpu,
         "peak_mib": memory.above_mib, "resident_before_mib": memory.start_mib,
-        "tokens": sum(entry.tokens for entry in groups.entries), "losses": [row["loss"] for row in rows],
+        "tokens": packing.tokens - before, "tokens_each_once": sum(entry.tokens for entry in groups.entries),
+        "losses": [row["loss"] for row in rows],
     }  # fmt: skip
 
 
-def steady(marks: list[Moment], batch: int, per_epoch: int) -> dict[str, float]:
-    """Pairs per second of the steps after the first epoch (or after four steps where there is one epoch)."""
+def steady(marks: list[Moment], batch: int, pairs: int, epochs: int) -> dict[str, float]:
+    """Pairs per second of the steps after the first epoch, or after four steps where there is one epoch."""
     spans = [later - earlier for earlier, later in pairwise(marks)]
-    first = per_epoch if len(spans) > per_epoch else 4
-    later = spans[first:-1] or spans[first:]  # the last step of all may be short
-    wall, cpu = (list(accumulate(values))[-1] for values in zip(*((s.wall, s.cpu) for s in later), strict=True))
-    return {"pairs_per_s": batch * len(later) / wall, "pairs_per_cpu_s": batch * len(later) / cpu}
+    first = -(-pairs // batch) if epochs > 1 else 4
+    if len(spans) <= first:
+        raise SystemExit(f"one epoch needs more than {first} steps: take more pairs or epochs")
+    wall, cpu = sum(span.wall for span in spans[first:]), sum(span.cpu for span in spans[first:])
+    done = pairs * epochs - first * batch  # the last step may be short
+    return {"pairs_per_s": done / wall, "pairs_per_cpu_s": done / cpu}
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,0 +1,166 @@
+"""Scoring eight replies a prompt: RewardModel.read beside plain sorted batches through the Hugging Face model.
+
+The plain side encodes prompt and reply anew for every reply, sorts by length, pads to the longest of a batch and runs
+without gradients; the best of several batch sizes is taken. Both go from texts to scores, in float32, with the same
+random model and threads, in turn; freed memory is kept by the C library for both. Scores have to be equal.
+
+    python benchmarks/scoring.py [--prompts 16] [--rounds 5] [--threads 1] [--save]
+
+The exit code is 1 while the goal is not met. Where prompt and reply are about as long as each other, reading a prompt
+once for eight replies saves less than half of the tokens, so a ratio far above two needs more than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from comparison import spread
+from side_by_side import build_data, processor, versions
+from training_data import REPLY_TOKENS, SPEECH_TOKENS, SYSTEM, Lengths, read_texts
+from trl_settings import KEEP_MEMORY
+
+RESULT = Path(__file__).parent / "results" / "scoring.json"
+REPLIES = 8
+BATCHES = (1, 2, 4, 8, 16, 32)
+GOAL, EQUAL = 3.0, 1e-4
+
+Item = tuple[list[dict[str, str]], list[str]]
+
+
+def items(tokenizer: Any, prompts: int, source: str = "auto") -> list[Item]:
+    """Prompts with eight replies of distinct models each, in the lengths of the training benchmark."""
+    lengths, found = Lengths(tokenizer), []
+    for speech, candidates in read_texts(source).speeches:
+        if len(found) == prompts:
+            break
+        if lengths.within(speech, SPEECH_TOKENS):
+            fit = {model: text for model, text in reversed(candidates) if lengths.within(text, REPLY_TOKENS)}
+            replies = list(dict.fromkeys(reversed(fit.values())))[:REPLIES]
+            if len(replies) == REPLIES:
+                messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": speech}]
+                found.append((messages, replies))
+    if len(found) < prompts:
+        raise SystemExit(f"the texts give {len(found)} prompts with {REPLIES} replies; ask for no more --prompts")
+    return found
+
+
+def plain(model: Any, tokenizer: Any, asked: list[Item], batch: int) -> list[float]:
+    """Scores in order, by padded batches of similar length."""
+    import torch
+
+    rows = []
+    for messages, replies in asked:
+        for text in replies:
+            chat = [*messages, {"role": "assistant", "content": text}]
+            ids = tokenizer.apply_chat_template(chat)["input_ids"]
+            end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)  # a score belongs to the end token
+            rows.append(ids[:end])
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    scores = [0.0] * len(rows)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch):
+            places = order[start : start + batch]
+            longest = len(rows[places[-1]])
+            ids = torch.full((len(places), longest), tokenizer.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for number, place in enumerate(places):
+                ids[number, : len(rows[place])] = torch.tensor(rows[place])
+                mask[number, : len(rows[place])] = 1
+            found = model(input_ids=ids, attention_mask=mask).logits[:, 0].tolist()
+            for place, score in zip(places, found, strict=True):
+                scores[place] = score
+    return scores
+
+
+def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """Replies per second of both sides round by round, their ratio, and how far scores lie apart."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from psychocounsel.reward.score import RewardModel
+
+    torch.set_num_threads(asked.threads)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "rm")
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "rm").float().eval()
+    reward = RewardModel(folder / "rm", budget=asked.budget)
+    data = items(tokenizer, asked.prompts, asked.source)
+    count = len(data) * REPLIES
+    lengths = [scored.tokens for found in reward.read(data) for scored in found]
+    once = sum(lengths) - sum((REPLIES - 1) * prompt_tokens(tokenizer, messages) for messages, _ in data)
+
+    def ours() -> list[float]:
+        return [scored.reward for found in reward.read(data) for scored in found]
+
+    speeds = {}
+    for batch in BATCHES:
+        plain(model, tokenizer, data[:2], batch)
+        speeds[batch] = timed(lambda batch=batch: plain(model, tokenizer, data, batch), count)[0]
+    best = max(speeds, key=lambda batch: speeds[batch])
+    sides = {"ours": ours, "plain": lambda: plain(model, tokenizer, data, best)}
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    last: dict[str, list[float]] = {}
+    for number in range(asked.rounds):
+        for name in list(sides)[:: 1 - 2 * (number % 2)]:
+            speed, last[name] = timed(sides[name], count)
+            found[name].append(speed)
+    apart = max(abs(a - b) for a, b in zip(last["ours"], last["plain"], strict=True))
+    ratios = [a / b for a, b in zip(found["ours"], found["plain"], strict=True)]
+    return {
+        "prompts": len(data), "replies": count, "threads": asked.threads, "layers": asked.layers,
+        "hidden": asked.hidden, "tokens_ratio": round(sum(lengths) / once, 3), "best_batch": best,
+        "replies_per_s": {name: spread(speeds, 1) for name, speeds in found.items()},
+        "plain_by_batch": {str(batch): round(speed, 1) for batch, speed in speeds.items()},
+        "ratio": spread(ratios), "largest_difference": float(f"{apart:.2g}"), "load": round(os.getloadavg()[0], 2),
+    }  # fmt: skip
+
+
+def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]]) -> int:
+    return len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+
+
+def timed(call: Any, count: int) -> tuple[float, list[float]]:
+    """Replies per second, and what came out."""
+    start = time.perf_counter()
+    found = call()
+    return count / (time.perf_counter() - start), found
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget", type=int, default=8192, help="tokens that RewardModel scores at once")
+    parser.add_argument("--source", choices=("auto", "mentalchat", "embedded"), default="auto")
+    for name, default in (("hidden", 384), ("layers", 8), ("heads", 6), ("intermediate", 1024)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--save", action="store_true", help=f"write {RESULT.name} with date and machine")
+    asked = parser.parse_args(arguments)
+    threads = {name: str(asked.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    wanted = KEEP_MEMORY | threads | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if not wanted.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, __file__, *arguments], os.environ | wanted)
+    with tempfile.TemporaryDirectory() as place:
+        build_data(Path(place), 4, (asked.hidden, asked.layers, asked.heads, asked.intermediate), asked.source)
+        figures = measure(Path(place), asked)
+    met = figures["ratio"]["median"] >= GOAL and figures["largest_difference"] <= EQUAL
+    goal = f"{GOAL:g} times plain sorted batches at eight replies a prompt, scores equal to {EQUAL:g}"
+    body = {"benchmark": "scoring", "figures": figures, "goal": goal, "met": met}
+    if asked.save:
+        stamped = {"date": date.today().isoformat(), "machine": processor(), "versions": versions(), **body}
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(stamped, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(body))
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
