@@ -79,7 +79,7 @@ def theirs(
         "num_train_epochs": 1 if our_order else table.epochs,
         "train_sampling_strategy": "sequential" if our_order else "random",
         "learning_rate": table.lr, "max_grad_norm": table.clip, "weight_decay": table.weight_decay,
-        "adam_beta1": 0.9, "adam_beta2": 0.95, "max_length": None, "gradient_checkpointing": False,
+        "adam_beta1": 0.9, "adam_beta2": 0.95, "max_length": None, "activation_checkpointing": False,
     }  # fmt: skip
     if policy:
         settings |= {"beta": table.beta, "precompute_ref_log_probs": True, "precompute_ref_batch_size": table.batch}

@@ -118,10 +118,11 @@ def over_seeds(values: list[float]) -> dict[str, Any]:
     return {key: None if value is None else round(value, 4) for key, value in rounded.items()}
 
 
-def correlation(one: Margins, two: Margins) -> float:
+def correlation(one: Margins, two: Margins) -> float | None:
     import numpy as np
 
-    return round(float(np.corrcoef(flat(one), flat(two))[0, 1]), 6)
+    values = flat(one), flat(two)
+    return round(float(np.corrcoef(*values)[0, 1]), 6) if all(map(np.ptp, values)) else None
 
 
 def compared(runs: list[Run], one: str, two: str) -> dict[str, Any]:
