@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN = .venv/bin/psychocounsel
 # what benchmarks are made of, and a search of minutes to hours that is run by hand
-PARTS = measurement training_data training_models trl_peer trl_settings tune_trl
+PARTS = accuracy_data accuracy_sides measurement training_data training_models trl_peer trl_settings tune_trl
 BENCHMARKS = $(filter-out $(PARTS:%=benchmarks/%.py), $(wildcard benchmarks/*.py))
 
 .PHONY: setup demo format check test docs bench clean
