@@ -12,7 +12,8 @@ first seed only and no fourth, to save time.
 
     python benchmarks/accuracy_vs_trl.py [--save] [--seeds 5] [--sets mentalchat embedded] [--tasks reward dpo]
 
-Every finished seed is kept in runs/accuracy_vs_trl.jsonl (scores, no texts); the same command goes on from there.
+Takes about 20 minutes on one core. Every finished seed is kept in runs/accuracy_vs_trl.jsonl (scores, no texts); the
+same command goes on from there.
 Prints one JSON object as its last line, and exits 0 only when the goal is met.
 """
 
