@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN = .venv/bin/psychocounsel
 # what benchmarks are made of, a search that is run by hand, and the two of `bench-training`
-PARTS = measurement training_data training_models trl_peer our_peer trl_settings tune_trl side_by_side comparison flops \
+PARTS = accuracy_data accuracy_sides measurement training_data training_models trl_peer our_peer trl_settings tune_trl side_by_side comparison flops \
   tables wording train_vs_trl scoring
 BENCHMARKS = $(filter-out $(PARTS:%=benchmarks/%.py), $(wildcard benchmarks/*.py))
 
