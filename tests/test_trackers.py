@@ -8,7 +8,7 @@ import pytest
 from psychocounsel.errors import UserError
 from psychocounsel.training.trackers import Trackers
 
-SETTINGS = {"lr": 1e-3, "epochs": 2, "base": "/home/somebody/model"}
+SETTINGS = {"lr": 1e-3, "epochs": 2, "base": "models/of-somebody"}
 ROW = {"loss": 0.5, "lr": 1e-3, "speech": "a text of a client", "id": "0123456789abcdef"}
 
 
