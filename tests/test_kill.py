@@ -116,3 +116,12 @@ def test_ctrl_c_that_a_library_swallows_is_remembered():
             signal.raise_signal(signal.SIGINT)
         stop_if_asked()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_that_ctrl_c_caused_is_a_ctrl_c_and_others_are_themselves():
+    with pytest.raises(KeyboardInterrupt), remembered():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("half of a module")
+    with pytest.raises(ImportError), remembered():
+        raise ImportError("a module that is not there")

@@ -11,7 +11,10 @@ from types import FrameType
 
 @contextmanager
 def remembered() -> Iterator[Callable[[], None]]:
-    """Yield `check()`, which raises KeyboardInterrupt if Ctrl-C came and whoever was running did not stop for it."""
+    """Yield `check()`, which raises KeyboardInterrupt if Ctrl-C came and whoever was running did not stop for it.
+
+    An error that follows a Ctrl-C, such as an import that broke off half-way, is a Ctrl-C too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -29,5 +32,8 @@ def remembered() -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGINT, note)
     try:
         yield check
+    except Exception:
+        check()
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
