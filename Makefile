@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c con
 RUN = .venv/bin/psychocounsel
 # what benchmarks are made of, a search that is run by hand, and the two of `bench-training`
 PARTS = accuracy_data accuracy_sides measurement training_data training_models trl_peer our_peer trl_settings tune_trl \
-  side_by_side comparison flops tables wording train_vs_trl scoring
+  side_by_side comparison flops tables wording train_vs_trl scoring training_profile
 BENCHMARKS = $(filter-out $(PARTS:%=benchmarks/%.py), $(wildcard benchmarks/*.py))
 
 .PHONY: setup demo format check test docs bench bench-training clean

@@ -1,6 +1,8 @@
 """The README and the docs say of speed what the stored results give."""
 
 import importlib
+import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,3 +118,11 @@ def test_a_part_that_was_not_measured_leaves_its_place_empty(benchmarks):
     (99.97, "100"), (780.4, "780"), (1234.5, "1,234")])  # fmt: skip
 def test_numbers_have_three_digits_that_count(benchmarks, value, text):
     assert benchmarks.wording.number(value) == text
+
+
+def test_the_profile_in_the_docs_is_the_stored_one():
+    stored = json.loads((FOLDER / "results" / "training_profile.json").read_text(encoding="utf-8"))["figures"]["shares"]
+    page = " ".join((FOLDER.parent / "docs" / "training.md").read_text(encoding="utf-8").split())
+    told = re.search(r"paper-shaped pairs\): (\d+) % .*?, (\d+) % .*?, (\d+) % softmax, (\d+) %", page)
+    assert told and [int(share) for share in told.groups()] == [round(100 * share) for share in stored.values()]
+    assert f"would be {1 / next(iter(stored.values())):.1f} times as fast" in page
