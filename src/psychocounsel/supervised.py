@@ -14,9 +14,9 @@ from torch import Tensor
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import device, load_policy, load_tokenizer
 from psychocounsel.principles.prompts import chat_messages
-from psychocounsel.recipe import EmbeddedModel, LoraTable, SupervisedTable
+from psychocounsel.recipe import EmbeddedModel, SupervisedTable
 from psychocounsel.records import Response, Speech, write_rows
-from psychocounsel.training.adapters import add_adapters, quantisation
+from psychocounsel.training.adapters import policy_maker
 from psychocounsel.training.batches import Group
 from psychocounsel.training.checkpoints import finished, save_model
 from psychocounsel.training.encoding import Encoder, group_files
@@ -93,14 +93,11 @@ def _imitate(texts: Texts, start: str, table: SupervisedTable, seed: int, folder
     """Make `folder/model` from the model `start` by training on well-rated replies."""
     accelerator = open_accelerator(table)
 
-    def made(quantised: bool = True) -> PackedPolicy:
-        _, model = load_policy(start, quantisation(table.lora) if quantised else None)
-        return PackedPolicy(add_adapters(model, table.lora if quantised else LoraTable(), seed))
-
+    made = policy_maker(start, table.lora, seed)
     encoder = Encoder(load_tokenizer(start), table.max_length, table.too_long)
     examples = tuple(map(_example, texts.replies(split, table.min_overall)) for split in ("train", "dev"))
     train_groups, dev_groups = group_files(accelerator, folder, encoder, (examples[0], examples[1]))
-    prepared = prepare(opened(made()), table, accelerator)
+    prepared = prepare(opened(made(True)), table, accelerator)
     state = train(prepared, supervised_task("supervised", train_groups, dev_groups), seed, folder)
     packed = finished(prepared, made)
     if packed is not None:

@@ -138,6 +138,7 @@ def policy_stage(run: Run, folder: Path) -> Counts:
     table, seed = run.recipe.policy, run.recipe.seed
     start = starting_model(run.folder.stage("supervised"))
     counts: Counts = {}
+    speeches = run.speeches()
     counts["offline"] = _once(
         folder / "offline",
         lambda place: _offline(run, start, place, run.folder.path.parent / REFERENCE),
@@ -145,7 +146,7 @@ def policy_stage(run: Run, folder: Path) -> Counts:
     current, reward = folder / "offline", str(run.folder.stage("reward") / "model")
     for number in range(table.online.rounds):
         place, before = folder / f"online-{number + 1}", str(current / "model")
-        made = partial(run_round, number, before, reward, run.speeches(), table, seed)
+        made = partial(run_round, number, before, reward, speeches, table, seed)
         counts[place.name] = _once(place, made)
         current = place
     return counts

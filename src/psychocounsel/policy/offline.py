@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError
-from psychocounsel.models.weights import load_policy, load_tokenizer
-from psychocounsel.recipe import LoraTable, PolicyTable
+from psychocounsel.models.weights import load_tokenizer
+from psychocounsel.recipe import PolicyTable
 from psychocounsel.reward.train import mean_gap
-from psychocounsel.training.adapters import add_adapters, quantisation
+from psychocounsel.training.adapters import policy_maker
 from psychocounsel.training.batches import Group, pairs_of
 from psychocounsel.training.checkpoints import finished, save_model
 from psychocounsel.training.encoding import Encoder, group_files
 from psychocounsel.training.examples import Example
 from psychocounsel.training.loop import Task, train
 from psychocounsel.training.losses import preferred_share
-from psychocounsel.training.packed import PackedPolicy, opened
+from psychocounsel.training.packed import opened
 from psychocounsel.training.packs import Pack
 from psychocounsel.training.policy_losses import open_loss
 from psychocounsel.training.processes import open_accelerator, prepare, together
@@ -86,11 +86,8 @@ def train_policy(
             f"{name}: there are no train pairs ({dict(encoder.counts)}); lower pairs.gap or the least margin"
         )
 
-    def made(quantised: bool = True) -> PackedPolicy:
-        _, model = load_policy(start, quantisation(table.lora) if quantised else None)
-        return PackedPolicy(add_adapters(model, table.lora if quantised else LoraTable(), seed))
-
-    prepared = prepare(opened(made()), table, accelerator)
+    made = policy_maker(start, table.lora, seed)
+    prepared = prepare(opened(made(True)), table, accelerator)
     if loss.reference:
         add_reference(prepared, [train_groups, dev_groups], cache)
     state = train(prepared, policy_task(name, train_groups, dev_groups, table, max_steps), seed, folder)

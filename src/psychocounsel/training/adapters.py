@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from psychocounsel.errors import UserError, nearest
+from psychocounsel.models.weights import load_policy
 from psychocounsel.recipe.training import LoraTable
+from psychocounsel.training.packed import PackedPolicy
 
 HEADS = ["lm_head", "embed_out", "score", "classifier"]  # output layers, which stay in full precision
 SHOWN = 12  # layer names in one error
@@ -49,6 +52,19 @@ def add_adapters(model: Any, table: LoraTable, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):  # peft draws on the CPU, wherever the model is
         torch.manual_seed(seed)
         return _wrapped(model, config)
+
+
+def policy_maker(start: str, table: LoraTable, seed: int) -> Callable[[bool], PackedPolicy]:
+    """How to make a policy from the model `start`: with its adapters (True), or in full precision without them (False).
+
+    `training.checkpoints.finished` takes it to make the model again.
+    """
+
+    def made(adapted: bool) -> PackedPolicy:
+        _, model = load_policy(start, quantisation(table) if adapted else None)
+        return PackedPolicy(add_adapters(model, table, seed) if adapted else model)
+
+    return made
 
 
 def merged(model: Any, base: Any = None) -> Any:

@@ -26,20 +26,23 @@ def add_reference(prepared: Prepared, files: Sequence[GroupFile], cache: Path | 
 
     Calls only what the cache does not know. The cache holds hashes of token ids and numbers, no text.
     """
-    known = _Cache(cache, fingerprint(prepared))
+    known = _Cache(cache, fingerprint(prepared) if cache else "")
     with (
         within_memory("reference", prepared.settings),
         progress("reference", sum(len(file) for file in files)) as advance,
     ):
         for file in files:
             for places in _parts(file, 8 * prepared.settings.token_budget * prepared.world):
-                found = {place: values for place in places if (values := known.find(file[place])) is not None}
-                found = prepared.gathered(found if prepared.main else {})  # what one process sees is what all go by
-                open_ = [place for place in places if place not in found]
-                found |= _computed(prepared, [file[place] for place in open_], open_)
+                groups = {place: file[place] for place in places}
+                found: dict[int, list[float]] = {}
+                if prepared.main:
+                    found = {place: values for place, group in groups.items() if (values := known.find(group))}
+                found = prepared.gathered(found)  # what one process sees is what all go by
+                open_ = {place: group for place, group in groups.items() if place not in found}
+                found |= _computed(prepared, open_)
                 file.references |= found
                 if prepared.main:
-                    known.keep([(file[place], found[place]) for place in open_])
+                    known.keep([(group, found[place]) for place, group in open_.items()])
                 advance(len(places))
     prepared.accelerator.wait_for_everyone()
 
@@ -58,11 +61,11 @@ def _parts(file: GroupFile, tokens: int) -> Iterator[list[int]]:
         yield part
 
 
-def _computed(prepared: Prepared, groups: list[Group], places: list[int]) -> dict[int, list[float]]:
-    """Log-probabilities of the groups' replies, worked out by all processes together."""
+def _computed(prepared: Prepared, groups: dict[int, Group]) -> dict[int, list[float]]:
+    """Log-probabilities of the replies of groups by place, worked out by all processes together."""
     if not groups:
         return {}
-    named = [Group(str(place), group.prompt, group.replies) for place, group in zip(places, groups, strict=True)]
+    named = [Group(str(place), group.prompt, group.replies) for place, group in groups.items()]
     found: dict[int, list[float]] = {}
     for pack, held, _ in prepared.packs(named):
         with prepared.accelerator.autocast():
