@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from psychocounsel.errors import UserError, nearest
+from psychocounsel.recipe.online import EngineTable, LimitsTable, OnlineTable
 from psychocounsel.recipe.tables import (
     ModelsTable,
     PairsTable,
@@ -31,7 +32,6 @@ from psychocounsel.recipe.training import (
     EvaluateTable,
     LoraTable,
     MixSource,
-    OnlineTable,
     PolicyTable,
     RewardTable,
     SupervisedTable,
@@ -49,7 +49,9 @@ __all__ = [
     "FREE",
     "SECRET",
     "EmbeddedModel",
+    "EngineTable",
     "EvaluateTable",
+    "LimitsTable",
     "LoraTable",
     "MixSource",
     "ModelsTable",

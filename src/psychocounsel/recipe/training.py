@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from psychocounsel.errors import nearest
+from psychocounsel.recipe.online import EngineTable, OnlineTable
 from psychocounsel.recipe.tables import Fraction, Positive, Table
 
 # the policy losses and what each needs besides beta; their functions are in training/, which is too heavy to read here
@@ -134,25 +135,6 @@ class RewardTable(Training):
     mix: list[MixSource] = Field(default=[], description="general preference sets mixed into the train pairs")
 
 
-class OnlineTable(Table):
-    rounds: Annotated[int, Field(ge=0)] = 1
-    speeches: Positive = Field(default=6400, description="train speeches sampled per round, by content hash")
-    samples: Annotated[int, Field(ge=2)] = Field(default=8, description="replies sampled per speech")
-    steps: Positive = Field(default=100, description="most optimizer steps per round")
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    max_new_tokens: Positive = 512
-    min_margin: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="least reward difference of best and worst"
-    )
-    length_control: bool = Field(
-        default=False, description="rank by the part of the reward that length does not explain"
-    )
-    drop_truncated: bool = Field(default=True, description="leave out replies that did not end")
-    lr: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="learning rate of the rounds; default: that of [policy]"
-    )
-
-
 class PolicyTable(Training):
     lr: Annotated[float, Field(gt=0)] = 5e-7
     epochs: Annotated[float, Field(gt=0)] = 3
@@ -208,6 +190,16 @@ class EvaluateTable(Table):
     )
     temperature: Annotated[float, Field(ge=0)] = 0.7
     max_new_tokens: Positive = 512
+    engine: EngineTable = EngineTable()
+    baselines: list[Literal["prompt", "few-shot", "best-of-n"]] = Field(
+        default=[],
+        description="policies that need no training, all of the starting model: a system text written from the "
+        "principles, that with examples, and the best of several replies by the reward model",
+    )
+    best_of: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=0,
+        description="largest N of the best-of-N curve, and the N of the baseline 'best-of-n'; 0 draws no curve",
+    )
     tie: Annotated[float, Field(ge=0)] = Field(
         default=0.05, description="overall scores closer than this are a tie (scoring judges)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,16 @@ from psychocounsel.training.packed import PackedPolicy
 
 HEADS = ["lm_head", "embed_out", "score", "classifier"]  # output layers, which stay in full precision
 SHOWN = 12  # layer names in one error
+
+
+@dataclass(frozen=True)
+class Start:
+    """A policy to go on from: a model folder or hub id. `base` and `adapter` are the same policy in parts, where it was
+    trained by adapters: engines that load adapters, and further training, take these."""
+
+    model: str
+    base: str = ""
+    adapter: str = ""
 
 
 def add_adapters(model: Any, table: LoraTable, seed: int) -> Any:

@@ -16,6 +16,8 @@ class Example:
 
     `pairs` holds (chosen, rejected) positions among the replies. `gaps[i]` is how much better the chosen reply of pair
     i was rated, and `differences[i]` the same by principle (NaN where one has no score); the latter may be empty.
+    `tokens[i]`, where there is one, holds reply i as the policy sampled it, end token included, and is trained on as
+    it stands; () or an absent place means that the text is encoded.
     """
 
     id: str
@@ -24,6 +26,7 @@ class Example:
     pairs: list[tuple[int, int]] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     differences: list[list[float]] = field(default_factory=list)
+    tokens: list[tuple[int, ...]] = field(default_factory=list)
 
 
 def pair_examples(
