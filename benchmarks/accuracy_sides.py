@@ -24,10 +24,11 @@ Margins = list[list[float]]
 def ours(start: Path, examples: list[Example], table: Table, seed: int, folder: Path) -> Path:
     """Train with the package; the folder of the model."""
     from psychocounsel.policy.offline import train_policy
+    from psychocounsel.training.adapters import Start
     from psychocounsel.reward.train import train_reward
 
     if isinstance(table, PolicyTable):
-        counts = train_policy("policy", str(start), (examples, []), table, seed, folder)
+        counts = train_policy("policy", Start(str(start)), (examples, []), table, seed, folder)
     else:
         counts = train_reward((examples, []), str(start), table, seed, folder)
     pairs = sum(len(example.pairs) for example in examples)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from psychocounsel.models.weights import load_policy
 from psychocounsel.policy.offline import train_policy
+from psychocounsel.training.adapters import Start
 from psychocounsel.recipe import LoraTable, PolicyTable, RewardTable
 from psychocounsel.reward.score import RewardModel
 from psychocounsel.reward.train import train_reward
@@ -134,7 +135,7 @@ def test_a_reward_model_scores_the_same_wherever_it_is_loaded(tmp_path, examples
 def test_a_policy_gives_the_same_log_probabilities_wherever_it_is_loaded(tmp_path, examples, name, pad, rank):
     base = base_of(tmp_path / "base", name, pad)
     table = PolicyTable(**SETTINGS, lora=LoraTable(rank=rank))
-    made = train_policy("policy", str(base), examples, table, 0, tmp_path / "policy")
+    made = train_policy("policy", Start(str(base)), examples, table, 0, tmp_path / "policy")
     folder = tmp_path / "policy" / "model"
     model, words = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert_a_plain_folder(folder, model, words)
@@ -159,7 +160,7 @@ def test_a_policy_gives_the_same_log_probabilities_wherever_it_is_loaded(tmp_pat
 def test_the_precision_of_a_policy_from_a_bfloat16_base(tmp_path, examples, rank, precision, saved):
     base = base_of(tmp_path / "base", "llama", "no pad token", torch.bfloat16)
     table = PolicyTable(**SETTINGS | {"precision": precision}, lora=LoraTable(rank=rank))
-    made = train_policy("policy", str(base), examples, table, 0, tmp_path / "policy")
+    made = train_policy("policy", Start(str(base)), examples, table, 0, tmp_path / "policy")
     folder = tmp_path / "policy" / "model"
     weights = load_file(folder / "model.safetensors")
     assert {str(value.dtype) for value in weights.values()} == {f"torch.{saved}"}

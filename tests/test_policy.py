@@ -10,6 +10,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
 from psychocounsel.policy.generate import generate
 from psychocounsel.policy.offline import open_encoder, policy_task, train_policy
+from psychocounsel.training.adapters import Start
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.recipe import LoraTable, OnlineTable, PolicyTable
 from psychocounsel.training import checkpoints
@@ -35,7 +36,7 @@ def groups(tokenizer, speeches, responses, pairs):
 def test_the_first_margin_is_nothing(tmp_path, examples, model_folder, precision, batch):
     """Reference and policy are the same model in the same precision, so nothing is won before the first step."""
     table = TABLE.model_copy(update={"precision": precision, "batch": batch, "epochs": 0.3 if batch == 18 else 1})
-    train_policy("offline", str(model_folder), examples, table, 0, tmp_path)
+    train_policy("offline", Start(str(model_folder)), examples, table, 0, tmp_path)
     first = rows(tmp_path)[0]
     assert first["margin"] == pytest.approx(0, abs=2e-6) and first["chosen_reward"] == pytest.approx(0, abs=2e-6)
     assert first["loss"] == pytest.approx(0.693147, abs=2e-6)
@@ -43,7 +44,7 @@ def test_the_first_margin_is_nothing(tmp_path, examples, model_folder, precision
 
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
 def test_training_raises_the_margin_of_chosen_replies(tmp_path, examples, model_folder, loss):
-    counts = train_policy("offline", str(model_folder), examples, TABLE.model_copy(update={"loss": loss}), 0, tmp_path)
+    counts = train_policy("offline", Start(str(model_folder)), examples, TABLE.model_copy(update={"loss": loss}), 0, tmp_path)
     assert counts["pairs"] == 54 and counts["steps"] == 12
     dev = [row for row in rows(tmp_path) if "dev_margin" in row]
     assert dev[-1]["dev_accuracy"] == 1.0 and dev[-1]["dev_margin"] > 0.1
@@ -53,12 +54,12 @@ def test_training_raises_the_margin_of_chosen_replies(tmp_path, examples, model_
 
 
 def test_most_steps_bounds_a_policy_training(tmp_path, examples, model_folder):
-    assert train_policy("offline", str(model_folder), examples, TABLE, 0, tmp_path, max_steps=2)["steps"] == 2
+    assert train_policy("offline", Start(str(model_folder)), examples, TABLE, 0, tmp_path, max_steps=2)["steps"] == 2
 
 
 def test_no_train_pairs_is_said(tmp_path, model_folder):
     with pytest.raises(UserError, match="offline: there are no train pairs"):
-        train_policy("offline", str(model_folder), ([], []), TABLE, 0, tmp_path)
+        train_policy("offline", Start(str(model_folder)), ([], []), TABLE, 0, tmp_path)
 
 
 SAMPLING = {"samples": 3, "temperature": 1.0, "max_new_tokens": 8, "max_length": 256}
@@ -159,7 +160,7 @@ def test_what_was_trained_is_what_plain_transformers_loads(tmp_path, monkeypatch
 
     monkeypatch.setattr(checkpoints, "merged", spied)
     table = TABLE.model_copy(update=CHANGES[kind])
-    counts = train_policy("offline", str(model_folder), examples, table, 0, tmp_path)
+    counts = train_policy("offline", Start(str(model_folder)), examples, table, 0, tmp_path)
     assert counts["steps"] == 12 and counts["shared_prefix"]
     dev = [row for row in rows(tmp_path) if "dev_margin" in row]
     assert dev[-1]["dev_loss"] < dev[0]["dev_loss"] and dev[-1]["dev_accuracy"] == 1.0
@@ -179,7 +180,7 @@ def test_gradient_checkpointing_gives_the_same_policy(tmp_path, examples, model_
     made = []
     for name, changes in (("plain", {}), ("made again", {"gradient_checkpointing": True})):
         table = TABLE.model_copy(update={"epochs": 1.0, **changes})
-        train_policy("offline", str(model_folder), examples, table, 0, tmp_path / name)
+        train_policy("offline", Start(str(model_folder)), examples, table, 0, tmp_path / name)
         made.append(AutoModelForCausalLM.from_pretrained(tmp_path / name / "model").state_dict())
     for name, value in made[0].items():
         torch.testing.assert_close(made[1][name], value, atol=1e-4, rtol=0, msg=name)
@@ -187,6 +188,6 @@ def test_gradient_checkpointing_gives_the_same_policy(tmp_path, examples, model_
 
 def test_the_last_policy_is_the_start_of_the_next(tmp_path, examples, model_folder):
     """The exported folder is a start like any other, and its own reference."""
-    train_policy("offline", str(model_folder), examples, TABLE, 0, tmp_path / "one", max_steps=2)
-    train_policy("again", str(tmp_path / "one" / "model"), examples, TABLE, 0, tmp_path / "two", max_steps=1)
+    train_policy("offline", Start(str(model_folder)), examples, TABLE, 0, tmp_path / "one", max_steps=2)
+    train_policy("again", Start(str(tmp_path / "one" / "model")), examples, TABLE, 0, tmp_path / "two", max_steps=1)
     assert rows(tmp_path / "two")[0]["margin"] == pytest.approx(0, abs=2e-6)

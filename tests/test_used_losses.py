@@ -13,6 +13,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_scorer
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.policy.offline import policy_task, train_policy
+from psychocounsel.training.adapters import Start
 from psychocounsel.recipe import PolicyTable, RewardTable, parse_recipe
 from psychocounsel.reward.train import mean_gap, reward_task
 from psychocounsel.training.losses import dpo
@@ -86,7 +87,7 @@ def test_a_loss_of_the_users_own_is_used_as_written():
 )
 def test_a_loss_of_the_users_own_that_cannot_work_is_refused_before_training(tmp_path, name, complaint):
     with pytest.raises(UserError, match=f"policy.loss '{name}': .*{complaint}"):
-        train_policy("offline", "never opened", ([object()], []), PolicyTable(loss=name), 0, tmp_path)
+        train_policy("offline", Start("never opened"), ([object()], []), PolicyTable(loss=name), 0, tmp_path)
 
 
 def test_a_users_loss_is_tried_before_the_first_stage_of_a_run():
@@ -102,7 +103,7 @@ def test_training_with_each_loss_lowers_it_on_dev(tmp_path, speeches, responses,
     table = TABLES.get(name, PolicyTable(loss=f"{__name__}:squared_margin")).model_copy(
         update={"lr": 1e-3, "epochs": 2, "batch": 18, "max_length": 256, "precision": "fp32", "evaluate_steps": 1}
     )
-    made = train_policy("offline", str(model_folder), examples, table, 0, tmp_path, cache=tmp_path / "reference.sqlite")
+    made = train_policy("offline", Start(str(model_folder)), examples, table, 0, tmp_path, cache=tmp_path / "reference.sqlite")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     looks = [row["dev_loss"] for row in rows if "dev_loss" in row]
     assert len(looks) == made["steps"] == 6 and looks[-1] < looks[0]

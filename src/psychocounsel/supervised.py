@@ -16,7 +16,7 @@ from psychocounsel.models.weights import device, load_policy, load_tokenizer
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.recipe import EmbeddedModel, SupervisedTable
 from psychocounsel.records import Response, Speech, write_rows
-from psychocounsel.training.adapters import policy_maker
+from psychocounsel.training.adapters import Start, policy_maker
 from psychocounsel.training.batches import Group
 from psychocounsel.training.checkpoints import finished, save_model
 from psychocounsel.training.encoding import Encoder, group_files
@@ -93,7 +93,7 @@ def _imitate(texts: Texts, start: str, table: SupervisedTable, seed: int, folder
     """Make `folder/model` from the model `start` by training on well-rated replies."""
     accelerator = open_accelerator(table)
 
-    made = policy_maker(start, table.lora, seed)
+    made = policy_maker(Start(start), table.lora, seed)
     encoder = Encoder(load_tokenizer(start), table.max_length, table.too_long)
     examples = tuple(map(_example, texts.replies(split, table.min_overall)) for split in ("train", "dev"))
     train_groups, dev_groups = group_files(accelerator, folder, encoder, (examples[0], examples[1]))

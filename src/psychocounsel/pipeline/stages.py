@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,23 +131,15 @@ def _calibrated(run: Run, model: Path) -> Counts:
 
 
 def policy_stage(run: Run, folder: Path) -> Counts:
-    from psychocounsel.policy.online import run_round
     from psychocounsel.supervised import starting_model
 
-    table, seed = run.recipe.policy, run.recipe.seed
     start = starting_model(run.folder.stage("supervised"))
-    counts: Counts = {}
-    speeches = run.speeches()
-    counts["offline"] = _once(
-        folder / "offline",
-        lambda place: _offline(run, start, place, run.folder.path.parent / REFERENCE),
-    )
-    current, reward = folder / "offline", str(run.folder.stage("reward") / "model")
-    for number in range(table.online.rounds):
-        place, before = folder / f"online-{number + 1}", str(current / "model")
-        made = partial(run_round, number, before, reward, speeches, table, seed)
-        counts[place.name] = _once(place, made)
-        current = place
+    cache = run.folder.path.parent / REFERENCE
+    counts: Counts = {"offline": _once(folder / "offline", lambda place: _offline(run, start, place, cache))}
+    if run.recipe.policy.online.rounds:
+        from psychocounsel.pipeline.online import online_rounds
+
+        counts |= online_rounds(run, folder, start)
     return counts
 
 
@@ -170,10 +161,11 @@ def _once(place: Path, make: Callable[[Path], Counts]) -> Counts:
 
 def _offline(run: Run, start: str, place: Path, cache: Path) -> Counts:
     from psychocounsel.policy.offline import train_policy
+    from psychocounsel.training.adapters import Start
 
     table = run.recipe.policy
     found = examples(run, table.mix)
-    counts = train_policy("offline", start, found.both, table, run.recipe.seed, place, cache=cache)
+    counts = train_policy("offline", Start(start), found.both, table, run.recipe.seed, place, cache=cache)
     return {**counts, **({"mixed": found.mixed} if table.mix else {})}
 
 

@@ -13,7 +13,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_tokenizer
 from psychocounsel.recipe import PolicyTable
 from psychocounsel.reward.train import mean_gap
-from psychocounsel.training.adapters import policy_maker
+from psychocounsel.training.adapters import Start, policy_maker
 from psychocounsel.training.batches import Group, pairs_of
 from psychocounsel.training.checkpoints import finished, save_model
 from psychocounsel.training.encoding import Encoder, group_files
@@ -24,7 +24,7 @@ from psychocounsel.training.packed import opened
 from psychocounsel.training.packs import Pack
 from psychocounsel.training.policy_losses import open_loss
 from psychocounsel.training.processes import open_accelerator, prepare, together
-from psychocounsel.training.reference import add_reference
+from psychocounsel.training.reference import add_reference, frozen
 
 
 def policy_task(
@@ -65,38 +65,43 @@ def policy_task(
 
 def train_policy(
     name: str,
-    start: str,
+    start: Start,
     examples: tuple[Iterable[Example], Iterable[Example]],
     table: PolicyTable,
     seed: int,
     folder: Path,
     max_steps: int | None = None,
     cache: Path | None = None,
+    reference: str = "",
 ) -> dict[str, Any]:
-    """Make `folder/model` from the model `start` and (train, dev) examples. The reference is `start` itself.
+    """Make `folder/model` (with LoRA also `folder/adapter`) from the policy `start` and (train, dev) examples.
 
-    `cache` keeps reference log-probabilities by content, for other runs and losses. Every process calls it.
+    The reference is `start` itself, or the model named by `reference`. `cache` keeps reference log-probabilities by
+    content, for other runs and losses. Every process calls it.
     """
     loss = open_loss(table)  # one that cannot work is refused before anything is read
     accelerator = open_accelerator(table)
-    encoder = open_encoder(start, table)
+    encoder = open_encoder(start.model, table)
     train_groups, dev_groups = group_files(accelerator, folder, encoder, examples)
     if not train_groups:
         raise UserError(
             f"{name}: there are no train pairs ({dict(encoder.counts)}); lower pairs.gap or the least margin"
         )
 
+    if loss.reference and reference:
+        add_reference(frozen(reference, table, accelerator), [train_groups, dev_groups], cache)
     made = policy_maker(start, table.lora, seed)
     prepared = prepare(opened(made(True)), table, accelerator)
-    if loss.reference:
+    if loss.reference and not reference:
         add_reference(prepared, [train_groups, dev_groups], cache)
     state = train(prepared, policy_task(name, train_groups, dev_groups, table, max_steps), seed, folder)
-    packed = finished(prepared, made)
+    packed = finished(prepared, made, folder / "adapter")
     if packed is not None:
         save_model(folder / "model", packed.model, encoder.tokenizer)
     together()
+    tokens = sum(entry.tokens for entry in train_groups.entries) * state["step"] * table.batch / pairs_of(train_groups)
     return {"pairs": pairs_of(train_groups), "dev_pairs": pairs_of(dev_groups), "left_out": dict(encoder.counts),
-            "steps": state["step"], "best_step": state["best_step"], "dev_loss": state["best"],
+            "steps": state["step"], "best_step": state["best_step"], "dev_loss": state["best"], "tokens": round(tokens),
             "shared_prefix": prepared.packed.shared}  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from psychocounsel.models.store import CallStore
@@ -95,3 +95,20 @@ def open_engine(
     from psychocounsel.policy.generate import TransformersEngine
 
     return TransformersEngine(start, table)
+
+
+def owed(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, retries: int) -> list[list[Sample]]:
+    """Replies to prompts, by number. What an engine returns too few of is asked for again, `retries` times; what it
+    then still owes is absent."""
+    found: list[dict[int, Sample]] = [{} for _ in prompts]
+    for _ in range(1 + retries):
+        places = [place for place, prompt in enumerate(prompts) if len(found[place]) < len(prompt.numbers)]
+        if not places:
+            break
+        open_ = [
+            replace(prompts[place], numbers=tuple(n for n in prompts[place].numbers if n not in found[place]))
+            for place in places
+        ]
+        for place, prompt, replies in zip(places, open_, engine.sample(open_, sampling), strict=True):
+            found[place] |= {reply.number: reply for reply in replies if reply.number in prompt.numbers}
+    return [[replies[number] for number in sorted(replies)] for replies in found]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from psychocounsel.errors import UserError, nearest
-from psychocounsel.recipe.online import EngineTable, LimitsTable, OnlineTable
+from psychocounsel.recipe.online import EngineTable, LimitsTable, OnlineTable, engine_fault, online_fault
 from psychocounsel.recipe.tables import (
     ModelsTable,
     PairsTable,
@@ -36,6 +36,7 @@ from psychocounsel.recipe.training import (
     RewardTable,
     SupervisedTable,
     Training,
+    best_of_fault,
     loss_fault,
 )
 
@@ -136,10 +137,18 @@ def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
         raise UserError(f"{where}: several responses.samples at responses.temperature = 0 would pay for equal replies")
     if recipe.speeches.dev + recipe.speeches.test >= 1:
         raise UserError(f"{where}: speeches.dev + speeches.test must be below 1; nothing is left to train on")
-    if fault := loss_fault(recipe.policy):
+    online, evaluate = recipe.policy.online, recipe.evaluate
+    fault = (
+        loss_fault(recipe.policy)
+        or online_fault(online, evaluate.judges)
+        or engine_fault("evaluate.engine", evaluate.engine)
+        or best_of_fault(evaluate)
+    )
+    if fault:
         raise UserError(f"{where}: {fault}")
     speeches = recipe.speeches
-    named = [*recipe.responses.models, *recipe.ratings.judges, *recipe.evaluate.judges]
+    named = [*recipe.responses.models, *recipe.ratings.judges, *evaluate.judges, *online.judges, *online.rewards]
+    named = [name.removeprefix("judge:") for name in [*named, *online.engine.urls, *evaluate.engine.urls]]
     if any(map(holds_secret, [*named, speeches.topics, speeches.privacy.model])):
         raise UserError(f"{where}: a model is {SECRET}")
     return recipe

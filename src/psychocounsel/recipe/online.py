@@ -106,6 +106,9 @@ class OnlineTable(Table):
 
     dev_speeches: Positive = Field(default=200, description="most dev speeches answered after each round")
     dev_samples: Positive = Field(default=1, description="replies to each of them")
+    hold_out: Fraction = Field(
+        default=0.1, description="share of the train speeches that is kept for looks in a run without dev speeches"
+    )
     judges: list[str] = Field(
         default=[],
         description="judges of a round's dev replies against those of the start, which choose the best round; none: "
@@ -118,3 +121,28 @@ class OnlineTable(Table):
     keep: Literal["all", "best"] = Field(
         default="all", description="whose models stay on disk: those of all rounds, or of the best and the last one"
     )
+
+
+def engine_fault(where: str, engine: EngineTable) -> str:
+    """What is wrong with an engine's settings, with the remedy; '' when nothing is."""
+    if engine.name == "http" and not engine.urls:
+        return f"{where}.name = 'http' needs {where}.urls, for example [\"http://localhost:8000/v1\"]"
+    if engine.urls and engine.name != "http":
+        return f"{where}.urls is read by {where}.name = 'http' only, not by '{engine.name}'; leave it out"
+    return ""
+
+
+def online_fault(online: OnlineTable, judges: list[str]) -> str:
+    """What is wrong with the settings of the rounds, with the remedy; `judges` are those of [evaluate]."""
+    if len(set(online.rewards)) < len(online.rewards):
+        return "policy.online.rewards names one twice; it agrees with itself, name different ones"
+    rewarding = {name.removeprefix("judge:") for name in online.rewards if name.startswith("judge:")}
+    both = sorted(rewarding & set(online.judges or judges))
+    if online.rounds and both:
+        return (
+            f"policy.online: {both[0]} rewards the replies and would also judge the rounds; name another judge in "
+            "policy.online.judges, or choose by the reward itself with ['reward']"
+        )
+    if "reward" in online.judges and online.judges != ["reward"]:
+        return "policy.online.judges: 'reward' chooses by the reward itself and stands alone; name judges or 'reward'"
+    return engine_fault("policy.online.engine", online.engine)

@@ -207,3 +207,10 @@ class EvaluateTable(Table):
     allow_dependent: bool = Field(
         default=False, description="let a judge grade that shares a family with the labels; stamps the report"
     )
+
+
+def best_of_fault(table: EvaluateTable) -> str:
+    """What is wrong with best-of-N settings, with the remedy; '' when nothing is."""
+    if "best-of-n" in table.baselines and table.best_of < 2:
+        return "evaluate.baselines: 'best-of-n' needs evaluate.best_of, for example 16"
+    return ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,17 +45,12 @@ def add_adapters(model: Any, table: LoraTable, seed: int) -> Any:
     """
     if table.rank == 0:
         return model
-    from peft import LoraConfig, prepare_model_for_kbit_training
+    from peft import LoraConfig
     from transformers.pytorch_utils import Conv1D
 
     layers = _linear_layers(model)
     chosen = _chosen(layers, table)
-    if _in_four_bits(model):  # norms and head to float32: without it, training in 4 bits is unstable (2305.14314)
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        for layer in layers.values():
-            # On processors with AVX512-BF16, bitsandbytes 0.50 repacks the weights of a model in eval mode (as ours
-            # is while it trains) for a kernel without gradients: what is below would silently learn nothing.
-            layer.support_avx512bf16_for_cpu = False
+    model = _ready_in_four_bits(model)
     config = LoraConfig(
         r=table.rank,
         lora_alpha=table.alpha,
@@ -65,17 +63,65 @@ def add_adapters(model: Any, table: LoraTable, seed: int) -> Any:
         return _wrapped(model, config)
 
 
-def policy_maker(start: str, table: LoraTable, seed: int) -> Callable[[bool], PackedPolicy]:
-    """How to make a policy from the model `start`: with its adapters (True), or in full precision without them (False).
+def policy_maker(start: Start, table: LoraTable, seed: int) -> Callable[[bool], PackedPolicy]:
+    """How to make a policy: with adapters to train (True), those of `start` if it has some, or without any, in full
+    precision (False).
 
     `training.checkpoints.finished` takes it to make the model again.
     """
+    parts = bool(table.rank and start.adapter)
 
     def made(adapted: bool) -> PackedPolicy:
-        _, model = load_policy(start, quantisation(table) if adapted else None)
-        return PackedPolicy(add_adapters(model, table, seed) if adapted else model)
+        _, model = load_policy(start.base if parts else start.model, quantisation(table) if adapted else None)
+        if adapted:
+            model = _adapted(model, start.adapter) if parts else add_adapters(model, table, seed)
+        return PackedPolicy(model)
 
     return made
+
+
+def _adapted(model: Any, adapter: str) -> Any:
+    """The model with adapters that were trained before, to be trained further."""
+    from peft import PeftModel
+
+    with _peft_quiet():
+        return PeftModel.from_pretrained(_ready_in_four_bits(model), adapter, is_trainable=True)
+
+
+def _ready_in_four_bits(model: Any) -> Any:
+    """A model in 4 bits made ready to train adapters: norms and head in float32, without which training is unstable
+    (arXiv 2305.14314). Any other model as it is."""
+    if not _in_four_bits(model):
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    for layer in _linear_layers(model).values():
+        # On processors with AVX512-BF16, bitsandbytes 0.50 repacks the weights of a model in eval mode (as ours
+        # is while it trains) for a kernel without gradients: what is below would silently learn nothing.
+        layer.support_avx512bf16_for_cpu = False
+    return model
+
+
+@contextmanager
+def _peft_quiet() -> Iterator[None]:
+    with warnings.catch_warnings():  # peft 0.21 reads a property that transformers 5.24 has renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
+def save_adapter(folder: Path, model: Any) -> None:
+    """Save a model's adapters in peft's layout, atomically; a model without adapters saves none."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    (part / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
 
 
 def merged(model: Any, base: Any = None) -> Any:
@@ -191,8 +237,7 @@ def _wrapped(model: Any, config: Any) -> Any:
     causal = model.get_output_embeddings() is not None
     backbone = {id(value) for value in model.base_model.parameters()}
     above = [value for value in model.parameters() if id(value) not in backbone]
-    with warnings.catch_warnings():  # peft 0.21 reads a property that transformers 5.24 has renamed
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with _peft_quiet():
         wrapped = get_peft_model(model, config)
     for value in [] if causal else above:
         value.requires_grad_(True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from psychocounsel.errors import UserError
-from psychocounsel.training.adapters import merged
+from psychocounsel.training.adapters import merged, save_adapter
 from psychocounsel.training.packed import PackedModel
 from psychocounsel.training.processes import Prepared, main_process
 
@@ -135,8 +135,10 @@ def _bare(prepared: Prepared) -> Any:
 Kind = TypeVar("Kind", bound=PackedModel)
 
 
-def finished(prepared: Prepared, remake: Callable[[bool], Kind]) -> Kind | None:
+def finished(prepared: Prepared, remake: Callable[[bool], Kind], adapter: Path | None = None) -> Kind | None:
     """The trained model on the main process, whole and with its adapters merged; None on other processes.
+
+    `adapter` is a folder to save the adapters into before they are merged, if there are some.
 
     `remake(True)` gives the model as it was before training, to put gathered shards into, and `remake(False)` the same
     in full precision without adapters, to merge those of a quantised one into.
@@ -153,6 +155,9 @@ def finished(prepared: Prepared, remake: Callable[[bool], Kind]) -> Kind | None:
         packed.load_state_dict(weights)
     if not prepared.main:
         return None
+    if adapter is not None:
+        with _writing(adapter):
+            save_adapter(adapter, packed.model)
     quantised = getattr(packed.bare, "is_loaded_in_4bit", False)
     packed.model = merged(packed.model, remake(False).bare if quantised else None)
     return cast(Kind, packed)

@@ -7,14 +7,17 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from psychocounsel.errors import UserError
+from psychocounsel.models.weights import load_policy
 from psychocounsel.progress import progress
+from psychocounsel.recipe import Training
 from psychocounsel.training.batches import Group, GroupFile
-from psychocounsel.training.packed import PackedModel
+from psychocounsel.training.packed import PackedModel, PackedPolicy, opened
 from psychocounsel.training.processes import Prepared, precision, within_memory
 
 SAMPLE = 64  # numbers of each weight that go into a model's fingerprint, beside its sums
@@ -91,10 +94,19 @@ def fingerprint(prepared: Prepared) -> str:
 
 
 def _weights(packed: PackedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights under the names they have without adapters; adapters change nothing before the first step."""
+    """The weights under the names they have without adapters. Adapters that nothing has trained change nothing."""
+    untrained = not any(bool(weight.any()) for name, weight in packed.named_parameters() if ".lora_B" in name)
     for name, weight in packed.named_parameters():
-        if ".lora_" not in name:
+        if ".lora_" not in name or not untrained:
             yield name.replace("base_model.model.", "").replace(".base_layer", ""), weight
+
+
+def frozen(start: str, settings: Training, accelerator: Any) -> Prepared:
+    """A model that is only read, whole in each process, ready for `add_reference`."""
+    packed = opened(PackedPolicy(load_policy(start)[1])).requires_grad_(False).eval()
+    if precision(settings) != "bf16":
+        packed.float()
+    return Prepared(packed, packed, None, accelerator, settings)
 
 
 @contextmanager
