@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from psychocounsel.models.weights import load_policy
 from psychocounsel.policy.offline import train_policy
-from psychocounsel.training.adapters import Start
 from psychocounsel.recipe import LoraTable, PolicyTable, RewardTable
 from psychocounsel.reward.score import RewardModel
 from psychocounsel.reward.train import train_reward
+from psychocounsel.training.adapters import Start
 from psychocounsel.training.encoding import Encoder
 from psychocounsel.training.examples import Example
 from psychocounsel.training.packed import PackedPolicy, opened

@@ -1,8 +1,12 @@
 """The offline policy: DPO starts from no difference and raises the margin; sampling depends on its seed only."""
 
+import json
+
 import pytest
 import torch
 from conftest import GOOD_REPLIES, make_speech
+from peft import PeftModel
+from safetensors.torch import load_file
 from tiny_training import add_plain_reference, examples_of, groups_of, plain_logp, rows
 from transformers import AutoModelForCausalLM
 
@@ -10,10 +14,10 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
 from psychocounsel.policy.generate import generate
 from psychocounsel.policy.offline import open_encoder, policy_task, train_policy
-from psychocounsel.training.adapters import Start
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.recipe import LoraTable, OnlineTable, PolicyTable
 from psychocounsel.training import checkpoints
+from psychocounsel.training.adapters import Start
 from psychocounsel.training.packed import PackedPolicy, opened
 from psychocounsel.training.packs import make_pack
 
@@ -44,7 +48,9 @@ def test_the_first_margin_is_nothing(tmp_path, examples, model_folder, precision
 
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
 def test_training_raises_the_margin_of_chosen_replies(tmp_path, examples, model_folder, loss):
-    counts = train_policy("offline", Start(str(model_folder)), examples, TABLE.model_copy(update={"loss": loss}), 0, tmp_path)
+    counts = train_policy(
+        "offline", Start(str(model_folder)), examples, TABLE.model_copy(update={"loss": loss}), 0, tmp_path
+    )
     assert counts["pairs"] == 54 and counts["steps"] == 12
     dev = [row for row in rows(tmp_path) if "dev_margin" in row]
     assert dev[-1]["dev_accuracy"] == 1.0 and dev[-1]["dev_margin"] > 0.1
@@ -191,3 +197,36 @@ def test_the_last_policy_is_the_start_of_the_next(tmp_path, examples, model_fold
     train_policy("offline", Start(str(model_folder)), examples, TABLE, 0, tmp_path / "one", max_steps=2)
     train_policy("again", Start(str(tmp_path / "one" / "model")), examples, TABLE, 0, tmp_path / "two", max_steps=1)
     assert rows(tmp_path / "two")[0]["margin"] == pytest.approx(0, abs=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft reads what was renamed
+def test_one_adapter_is_trained_on_and_stands_beside_what_is_merged(tmp_path, examples, groups, model_folder):
+    """Rounds with adapters: the policy in parts is the merged one, its own reference, and learns on from there."""
+    table = TABLE.model_copy(update={"lora": LoraTable(rank=4, alpha=8.0)})
+    base, one, two = str(model_folder), tmp_path / "one", tmp_path / "two"
+    train_policy("one", Start(base), examples, table, 0, one, max_steps=4)
+    parts = Start(str(one / "model"), base, str(one / "adapter"))
+    wholes = [
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), parts.adapter),
+        AutoModelForCausalLM.from_pretrained(parts.model),
+    ]
+    with torch.no_grad():
+        found = [torch.cat([plain_logp(model.eval(), group) for group in groups]) for model in wholes]
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
+    cache = tmp_path / "reference.sqlite"
+    train_policy("base", Start(base), examples, table, 0, tmp_path / "other", max_steps=1, cache=cache)
+    train_policy("two", parts, examples, table, 0, two, max_steps=2, cache=cache)  # not the base's reference
+    assert rows(two)[0]["margin"] == pytest.approx(0, abs=2e-6)
+    before, after = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (one, two))
+    assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
+    config = json.loads((two / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == base and config["r"] == 4
+
+
+def test_a_reference_other_than_the_start(tmp_path, examples, model_folder):
+    """The second round against the policy before the first: the margin of its first step is what the first learnt."""
+    base, one = str(model_folder), tmp_path / "one"
+    train_policy("one", Start(base), examples, TABLE, 0, one, max_steps=4)
+    train_policy("two", Start(str(one / "model")), examples, TABLE, 0, tmp_path / "two", max_steps=1, reference=base)
+    learnt = [row["margin"] for row in rows(one) if "margin" in row][-1]
+    assert rows(tmp_path / "two")[0]["margin"] > 0.3 * learnt > 0

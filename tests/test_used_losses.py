@@ -13,9 +13,9 @@ from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_scorer
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.policy.offline import policy_task, train_policy
-from psychocounsel.training.adapters import Start
 from psychocounsel.recipe import PolicyTable, RewardTable, parse_recipe
 from psychocounsel.reward.train import mean_gap, reward_task
+from psychocounsel.training.adapters import Start
 from psychocounsel.training.losses import dpo
 from psychocounsel.training.packed import PackedPolicy, PackedScorer, opened
 from psychocounsel.training.packs import make_pack
@@ -103,7 +103,9 @@ def test_training_with_each_loss_lowers_it_on_dev(tmp_path, speeches, responses,
     table = TABLES.get(name, PolicyTable(loss=f"{__name__}:squared_margin")).model_copy(
         update={"lr": 1e-3, "epochs": 2, "batch": 18, "max_length": 256, "precision": "fp32", "evaluate_steps": 1}
     )
-    made = train_policy("offline", Start(str(model_folder)), examples, table, 0, tmp_path, cache=tmp_path / "reference.sqlite")
+    made = train_policy(
+        "offline", Start(str(model_folder)), examples, table, 0, tmp_path, cache=tmp_path / "reference.sqlite"
+    )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     looks = [row["dev_loss"] for row in rows if "dev_loss" in row]
     assert len(looks) == made["steps"] == 6 and looks[-1] < looks[0]

@@ -18,7 +18,7 @@ from psychocounsel.policy.online import Tools, run_round, seconds_of
 from psychocounsel.policy.rewards import open_rewards
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Judge
-from psychocounsel.records import Speech, read_rows
+from psychocounsel.records import read_rows
 from psychocounsel.run import write_text
 from psychocounsel.training.adapters import Start
 from psychocounsel.training.processes import main_process, together

@@ -75,9 +75,7 @@ def run_round(
     by_id = {speech.id: speech for speech in drawn}
     pairs, left_out = picked(folder, rows, scores, online, where)
     names = sorted({name for row in scores for found in row.get("principles", {}).values() for name in found})
-    heads = {
-        (row["speech_id"], row["sample"]): found for row in scores for found in row.get("principles", {}).values()
-    }
+    heads = {(row["speech_id"], row["sample"]): found for row in scores for found in row.get("principles", {}).values()}
     examples = pair_examples(pairs, rows, by_id, heads if len(tools.rewards) == 1 else {}, names)
     settings = table.model_copy(update={"lr": online.lr or table.lr})
     reference = initial.model if online.reference == "initial" and initial != start else ""
