@@ -17,6 +17,7 @@ Risk = Literal["none", "passive", "active", "imminent", "harm_to_others", "harm_
 Speaker = Literal["self", "about_another", "minor"]
 Split = Literal["train", "dev", "test", "arena"]
 Finish = Literal["stop", "length", "refused", "filtered"]
+SECONDS = "seconds.json"  # how long parts of a stage took: the one file that differs from run to run
 Score = Annotated[float, Field(ge=1, le=5, allow_inf_nan=False)]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from psychocounsel import __version__
 from psychocounsel.errors import UserError
-from psychocounsel.records import Record, content_id, file_hash
+from psychocounsel.records import SECONDS, Record, content_id, file_hash
 
 STAGES = ("speeches", "responses", "ratings", "pairs", "supervised", "reward", "policy", "evaluate", "publish")
 STARTED = "started.json"  # in a stage folder until its manifest stands: the settings it was begun with
@@ -66,12 +66,12 @@ class RunFolder:
         counts: dict[str, Any],
         seconds: float,
     ) -> Manifest:
-        """Hash everything the stage made and write its manifest, last and atomically."""
+        """Hash everything the stage made, but how long it took, and write its manifest, last and atomically."""
         folder = self.stage(name)
         outputs = {
             str(file.relative_to(folder)): file_hash(file)
             for file in sorted(folder.rglob("*"))
-            if file.is_file() and file.name not in ("manifest.json", STARTED)
+            if file.is_file() and file.name not in ("manifest.json", STARTED, SECONDS)
         }
         manifest = Manifest(
             stage=name, settings=settings, inputs=inputs, outputs=outputs, counts=counts, versions=library_versions(),

@@ -14,7 +14,7 @@ from psychocounsel.pipeline.context import Run
 from psychocounsel.policy.gate import open_gate
 from psychocounsel.policy.look import Looked, decide, dev_speeches, gains, look
 from psychocounsel.policy.monitors import alarms, text_figures
-from psychocounsel.policy.online import Tools, run_round, seconds_of
+from psychocounsel.policy.online import Tools, run_round
 from psychocounsel.policy.rewards import open_rewards
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Judge
@@ -136,7 +136,7 @@ class Rounds:
                 figures, found = self._figures(number, seen)
         tokens = counts.pop("tokens", {})
         return {"round": number, "figures": {key: f.model_dump(mode="json") for key, f in figures.items()},
-                "alarms": found, "counts": counts, "seconds": seconds_of(part), "tokens": tokens}  # fmt: skip
+                "alarms": found, "counts": counts, "tokens": tokens}  # fmt: skip
 
     def _figures(self, number: int, seen: Looked) -> tuple[dict[str, Figure], list[str]]:
         """Figures of a look with intervals by cluster of speeches, and the alarms they raise."""

@@ -17,12 +17,11 @@ from psychocounsel.policy.picking import pair_examples, pick_pairs
 from psychocounsel.policy.rewards import Rewards, check_rewards_found, merits, quarantine, score_rows
 from psychocounsel.policy.sampling import Engine, Prompt, Sampling, open_engine, owed, read_prompts
 from psychocounsel.recipe import ModelsTable, OnlineTable, PolicyTable
-from psychocounsel.records import Speech, content_id, read_rows, write_rows
+from psychocounsel.records import SECONDS, Speech, content_id, read_rows, write_rows
 from psychocounsel.training.adapters import Start
 from psychocounsel.training.encoding import Encoder
 from psychocounsel.training.processes import main_process, together
 
-SECONDS = "seconds.json"
 TRAINED = "trained.json"
 SCORED_AT_ONCE = 64  # speeches; their scores are on disk before the next ones are scored
 Gate = Callable[[Speech, str], str]
