@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers as an engine: every reply is a stored call, and the work of a dead server goes to others."""
+"""OpenAI-compatible servers as an engine: each reply is a stored call, and the work of a dead server goes to others."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from psychocounsel.models.chat import Completion, Request, TryAgain
 from psychocounsel.models.openai_api import FILTERED, TOO_LONG, OpenAIModel, chat_body
 from psychocounsel.models.remote import LOST, Refused
 from psychocounsel.models.store import CallStore
+from psychocounsel.policy.fingerprint import place_of, policy_fingerprint
 from psychocounsel.policy.reply_tokens import ReplyTokens
 from psychocounsel.policy.sampling import Prompt, Sample, Sampling
 from psychocounsel.progress import progress
 from psychocounsel.recipe import SECRET, EngineTable, ModelsTable, holds_secret
-from psychocounsel.records import content_id, file_hash
+from psychocounsel.records import content_id
 from psychocounsel.training.adapters import Start
 
 AT_ONCE = 2048  # replies in one call; each is on disk as soon as it came
@@ -30,9 +31,6 @@ SEED_BITS = 31  # what servers take that keep seeds in 32 bits
 UNKNOWN = (400, 422)  # a field the server does not know
 UNABLE = (400, 404, 405, 422, 501)  # of a server that loads no adapters
 UNLOAD_S = 10.0
-WEIGHTS = ("*.safetensors", "*.bin")
-READ = ("config.json", "generation_config.json", "tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*",
-        "merges.txt", "adapter_config.json")  # fmt: skip
 
 
 class ServedEngine:
@@ -72,8 +70,7 @@ class ServedEngine:
         """Replies by prompt, all of them. Raises UserError when no server is left, or one serves another policy."""
         store, tokens, served = self._opened()
         for policy in served:
-            policy.dead = ""  # it may be back
-            policy.prompts = {prompt.id: prompt for prompt in prompts}
+            policy.begin(prompts)
         asked = [(place, number) for place, prompt in enumerate(prompts) for number in prompt.numbers]
         homes = [order_of(prompt.id, served) for prompt in prompts]
         requests = {
@@ -146,7 +143,11 @@ class ServedPolicy(OpenAIModel):
         self.forms = _forms(tokens.ends)
         self._asked = False
         self._asking = asyncio.Lock()
-        self._told = False
+        self._told: set[str] = set()
+
+    def begin(self, prompts: Sequence[Prompt]) -> None:
+        """Get ready for one call of these prompts, in an event loop of its own. A server that was dead may be back."""
+        self.dead, self.prompts, self._asking = "", {prompt.id: prompt for prompt in prompts}, asyncio.Lock()
 
     def trouble(self, status: int, code: str | None, short: str, retry_after: str | None) -> Exception:
         """As of any endpoint, but told by its address; and a model it does not have is told with how to serve it."""
@@ -203,7 +204,8 @@ class ServedPolicy(OpenAIModel):
             return  # a result without a prompt, or none, which `read` tells
         theirs = body.get("prompt_token_ids")
         usage = body.get("usage")
-        count = len(theirs) if isinstance(theirs, list) else (usage or {}).get("prompt_tokens")
+        told = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        count = len(theirs) if isinstance(theirs, list) else told
         if not count:
             self._tell("does not count prompt tokens; whether its chat template is the policy's cannot be checked")
         elif count != len(ours) or (isinstance(theirs, list) and theirs != ours):
@@ -218,9 +220,9 @@ class ServedPolicy(OpenAIModel):
             self._tell("takes neither top_k nor generation_config; its own defaults for them shape what is sampled")
 
     def _tell(self, words: str) -> None:
-        if not self._told:
+        if words not in self._told:
             print(f"{self.url}: {words}", file=sys.stderr)
-        self._told = True
+        self._told.add(words)
 
 
 async def first_answer(order: Sequence[ServedPolicy], request: Request, store: CallStore) -> Completion:
@@ -237,7 +239,7 @@ async def first_answer(order: Sequence[ServedPolicy], request: Request, store: C
                 print(f"{policy.url}: {error.__cause__.why}; its work goes to the others", file=sys.stderr)
             policy.dead = error.__cause__.why
     told = "; ".join(f"{policy.url}: {policy.dead}" for policy in order)
-    raise UserError(f"engine 'http': no server answers ({told}); start one; {LOST}")
+    raise UserError(f"engine 'http': no server answers ({told}); start one that serves {order[0].model}; {LOST}")
 
 
 def order_of(prompt: str, served: Sequence[ServedPolicy]) -> list[ServedPolicy]:
@@ -252,30 +254,6 @@ def sample_of(number: int, answer: Completion, raw: str | None, tokens: ReplyTok
     if answer.finish in ("stop", "length") and ids and all(isinstance(token, int) for token in ids):
         return tokens.sample(number, ids, answer.finish == "stop")
     return Sample(number, answer.text.strip(), answer.finish)
-
-
-def policy_fingerprint(start: Start) -> str:
-    """16 hex digits that tell policies apart: of every byte of the weights, and of config, tokenizer and template.
-
-    Of an adapter and its base's name where the policy is in those parts. Whole files, because a round may move few
-    weights, and a wrong match would train on another policy's replies; reading 16 GB takes some 20 s. A hub id counts
-    by its name.
-    """
-    parts = [start.base, *_files(start.adapter)] if start.adapter and start.base else _files(start.model)
-    return content_id([*parts, *_files(start.model, READ)])
-
-
-def place_of(model: str) -> str:
-    """A model as a server can find it: a folder by its whole path, a hub id as it is."""
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else model
-
-
-def _files(model: str, patterns: Sequence[str] = (*WEIGHTS, *READ)) -> list[Any]:
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        return [model]
-    return [[path.name, file_hash(path)] for path in sorted({path for p in patterns for path in folder.glob(p)})]
 
 
 def _forms(ends: Sequence[int]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.errors import UserError
+from psychocounsel.policy.fingerprint import place_of
 from psychocounsel.policy.reply_tokens import ReplyTokens
 from psychocounsel.policy.sampling import Prompt, Sample, Sampling
 from psychocounsel.policy.vllm_worker import MARK, without_numbers
@@ -93,10 +94,10 @@ class VllmEngine:
             self.close()
             self._room = -(-room // ROOM) * ROOM
             self._process = WorkerProcess()
-            model = _place(self.start.base if self.rank else self.start.model)
+            model = place_of(self.start.base if self.rank else self.start.model)
             settings = {
-                "model": model, "tokenizer": _place(self.start.model), "room": self._room, "rank": self.rank,
-                "adapter": _place(self.start.adapter) if self.rank else "", "memory": self.table.memory,
+                "model": model, "tokenizer": place_of(self.start.model), "room": self._room, "rank": self.rank,
+                "adapter": place_of(self.start.adapter) if self.rank else "", "memory": self.table.memory,
                 "batch_tokens": self.table.max_batch_tokens,
             }  # fmt: skip
             self._process.ask(settings, START_S, f"loading {model}")
@@ -217,11 +218,6 @@ def adapter_rank(adapter: str) -> int:
     if config.get("use_dora") or config.get("modules_to_save") or config.get("bias", "none") != "none":
         return 0
     return next((known for known in RANKS if known >= rank), 0)
-
-
-def _place(model: str) -> str:
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def _environment() -> dict[str, str]:

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 MARK = "psychocounsel-vllm:"
@@ -112,11 +113,11 @@ def _adapter(path: str) -> Any:
 
 
 def _context(model: str) -> int:
-    """The longest context the model's config names, in tokens; 0 when it names none."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model)
-    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
+    """The longest context that the config of a model folder names, in tokens; 0 when it names none, or for a hub id."""
+    path = Path(model) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = config.get("text_config") or config  # where the policy is a part of a model that also sees
+    return int(config.get("max_position_embeddings") or 0)
 
 
 def _own_output() -> IO[str]:
