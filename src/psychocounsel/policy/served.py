@@ -140,7 +140,7 @@ class ServedPolicy(OpenAIModel):
         self.start, self.mark, self.tokens = start, mark, tokens
         self.prompts: dict[str, Prompt] = {}
         self.dead, self.loaded = "", ""
-        self.forms = _forms(tokens.ends)
+        self.forms, self.form = _forms(tokens.ends), 0
         self._asked = False
         self._asking = asyncio.Lock()
         self._told: set[str] = set()
@@ -168,18 +168,18 @@ class ServedPolicy(OpenAIModel):
         """One attempt, in the words this server knows; an answer to another prompt than ours is none."""
         await self._load()
         body = chat_body(self.model, request)
+        place = self.form
         while True:
-            form = self.forms[0]
             try:
-                raw = await self.post("/chat/completions", body | form)
+                raw = await self.post("/chat/completions", body | self.forms[place])
+                break
             except Refused as refusal:
-                if refusal.status not in UNKNOWN or len(self.forms) == 1:
+                if refusal.status not in UNKNOWN or place + 1 == len(self.forms):
                     raise
-                if form is self.forms[0]:  # or another call has found out meanwhile
-                    self.forms = self.forms[1:]
-                continue
-            self._check(raw, self.prompts[request.subject["speech_id"]].ids)
-            return raw
+                place = max(place + 1, self.form)  # other calls may have found out meanwhile
+        self.form = max(place, self.form)
+        self._check(raw, self.prompts[request.subject["speech_id"]].ids)
+        return raw
 
     async def _load(self) -> None:
         """Give the server the policy's adapter, once, where it takes some; else it is asked for the folder."""
@@ -216,7 +216,7 @@ class ServedPolicy(OpenAIModel):
                 f"{self.url}: read a prompt as {what}; its chat template or tokenizer is not the policy's, serve "
                 f"{place_of(self.start.model)} with its own ({LOST})"
             )
-        if not self.forms[0]:
+        if not self.forms[self.form]:
             self._tell("takes neither top_k nor generation_config; its own defaults for them shape what is sampled")
 
     def _tell(self, words: str) -> None:
