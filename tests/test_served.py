@@ -2,6 +2,7 @@
 and `transformers serve`, which nobody here wrote."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -328,6 +329,14 @@ def test_a_server_without_adapters_is_asked_for_the_merged_folder(policy, prompt
     assert {body["model"] for body in chats(server)} == {str(policy.resolve())}
 
 
+def test_an_adapter_that_a_server_cannot_load_ends_in_what_to_look_at(policy, prompts, tmp_path):
+    with serving(
+        lambda path, body: (500, error(500, "InternalServerError", words="rank 64 is above 16"), {})
+    ) as server:
+        message = failing(engine_of(policy, [server.url], start=parts_of(policy, tmp_path)), prompts)
+    assert message.startswith(f"{server.url}: cannot load the adapter {tmp_path / 'adapter'}; is it readable there")
+
+
 def test_a_model_that_is_not_served_ends_in_how_to_serve_it(policy, prompts, tmp_path):
     absent = (404, error(404, "NotFoundError", "model", "The model `x` does not exist."), {})
     with serving(lambda path, body: absent) as server:
@@ -387,7 +396,8 @@ def wait_until_ready(process, url, log):
 
 
 def test_transformers_serve_samples_from_the_folder_it_is_asked_for(policy, prompts, tmp_path):
-    """Certain words come at usual temperatures and others at a high one, though the folder's own settings are greedy."""
+    """Certain words at usual temperatures, others at a high one, although the folder's own settings are greedy."""
+    policy = shutil.copytree(policy, tmp_path / "model")
     generation = json.loads((policy / "generation_config.json").read_text())
     (policy / "generation_config.json").write_text(json.dumps(generation | {"do_sample": False, "top_k": 1}))
     with closing(socket.socket()) as free:

@@ -27,7 +27,7 @@ from psychocounsel.training.adapters import Start
 
 AT_ONCE = 2048  # replies in one call; each is on disk as soon as it came
 ATTEMPTS = 3  # of one call where other servers can take it
-SEED_BITS = 31  # what servers take that keep seeds in 32 bits
+SEED_BITS = 31
 UNKNOWN = (400, 422)  # a field the server does not know
 UNABLE = (400, 404, 405, 422, 501)  # of a server that loads no adapters
 UNLOAD_S = 10.0
@@ -73,24 +73,12 @@ class ServedEngine:
             policy.begin(prompts)
         asked = [(place, number) for place, prompt in enumerate(prompts) for number in prompt.numbers]
         homes = [order_of(prompt.id, served) for prompt in prompts]
-        requests = {
-            (place, number): Request(
-                messages=tokens.messages(prompts[place]),
-                sampling={
-                    "temperature": sampling.temperature,
-                    "top_p": 1.0,
-                    "max_tokens": sampling.max_new_tokens,
-                    "seed": sampling.seed_of(prompts[place], number) >> (63 - SEED_BITS),
-                },
-                sample=number,
-                subject={"speech_id": prompts[place].id},
-            )
-            for place, number in asked
-        }
+        messages = [tokens.messages(prompt) for prompt in prompts]
         with progress("replies", len(asked)) as advance:
 
             async def one(place: int, number: int) -> Completion:
-                completion = await first_answer(homes[place], requests[place, number], store)
+                request = request_of(prompts[place], messages[place], number, sampling)
+                completion = await first_answer(homes[place], request, store)
                 advance()
                 return completion
 
@@ -186,9 +174,14 @@ class ServedPolicy(OpenAIModel):
         async with self._asking:
             if self._asked or not (self.start.adapter and self.start.base):
                 return
-            name = f"policy-{self.mark}"
+            name, path = f"policy-{self.mark}", place_of(self.start.adapter)
             try:
-                await self.post("/load_lora_adapter", {"lora_name": name, "lora_path": place_of(self.start.adapter)})
+                await self.post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+            except TryAgain as trouble:
+                if trouble.why != "500":
+                    raise
+                told = f"cannot load the adapter {path}; is it readable there, and its rank within --max-lora-rank?"
+                raise Refused(f"{self.url}: {told} See its log; {LOST}", 500) from None
             except Refused as refusal:
                 if "already" not in str(refusal.__cause__):
                     if refusal.status not in UNABLE:
@@ -223,6 +216,21 @@ class ServedPolicy(OpenAIModel):
         if words not in self._told:
             print(f"{self.url}: {words}", file=sys.stderr)
         self._told.add(words)
+
+
+def request_of(prompt: Prompt, messages: tuple[dict[str, str], ...], number: int, sampling: Sampling) -> Request:
+    """The call of one reply. Its seed has 31 bits: some servers take no more."""
+    return Request(
+        messages=messages,
+        sampling={
+            "temperature": sampling.temperature,
+            "top_p": 1.0,
+            "max_tokens": sampling.max_new_tokens,
+            "seed": sampling.seed_of(prompt, number) >> (63 - SEED_BITS),
+        },
+        sample=number,
+        subject={"speech_id": prompt.id},
+    )
 
 
 async def first_answer(order: Sequence[ServedPolicy], request: Request, store: CallStore) -> Completion:
