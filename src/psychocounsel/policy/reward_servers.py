@@ -12,6 +12,7 @@ import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -126,8 +127,9 @@ class ServedRewards:
         and 1 do not prove it, so they are only pointed out.
         """
         speech = Speech(turns=(Turn(role="client", text=EXAMPLE),), source="example")
-        try:
-            [found] = self.score([(speech, REPLIES)], "reward server")
+        try:  # not from the store of the run: the server may be another one than yesterday
+            with TemporaryDirectory() as folder, CallStore(Path(folder) / "calls.sqlite") as store:
+                [found] = self._score([(speech, REPLIES)], "reward server", store)
         except Refused as error:
             if error.status in (400, 404, 405, 422):
                 raise UserError(f"{error} ({_HINTS[self.server.shape]})") from error
@@ -150,31 +152,40 @@ class ServedRewards:
 
     def score(self, items: Sequence[tuple[Speech, Sequence[str]]], label: str) -> list[list[Reading]]:
         """Rewards by speech and reply. Raises UserError when the server fails for good; what came before is kept."""
-        jobs = [
-            (place, start)
-            for place, (_, texts) in enumerate(items)
-            for start in range(0, len(texts), AT_ONCE)
-        ]  # fmt: skip
+        return self._score(items, label, self.store)
+
+    def _score(
+        self, items: Sequence[tuple[Speech, Sequence[str]]], label: str, store: CallStore
+    ) -> list[list[Reading]]:
+        jobs = [(place, at) for place, (_, texts) in enumerate(items) for at in range(0, len(texts), AT_ONCE)]
         with progress(label, sum(len(texts) for _, texts in items)) as advance:
 
             async def one(place: int, start: int) -> list[Reading]:
                 speech, texts = items[place]
-                answer = await ask(self.server, self._request(speech, texts[start : start + AT_ONCE]), self.store)
-                found = [_reading(value) for value in json.loads(answer.text)]
-                advance(len(found), note=self.store.budget.told() if self.store.budget else "")
+                found = await self._answer(self._request(speech, texts[start : start + AT_ONCE]), store)
+                advance(len(found), note=store.budget.told() if store.budget else "")
                 return found
 
             def lane() -> Iterator[tuple[int, Coroutine[Any, Any, list[Reading]]]]:
                 return ((number, one(*job)) for number, job in enumerate(jobs))
 
             try:
-                answers = together([(self.server.concurrency, lane())], self.store, [self.server])
+                answers = together([(self.server.concurrency, lane())], store, [self.server])
             finally:
                 self.server.waiting.clear()
         found: list[list[Reading]] = [[] for _ in items]
         for (place, _), readings in zip(jobs, answers, strict=True):
             found[place] += readings
         return found
+
+    async def _answer(self, request: Request, store: CallStore) -> list[Reading]:
+        """Rewards of one request. A stored answer that lacks one is asked for once more: the server may be mended."""
+        while True:
+            answer = await ask(self.server, request, store)
+            found = [_reading(value) for value in json.loads(answer.text)]
+            if not answer.cached or all(reading.reward is not None for reading in found):
+                return found
+            request = request.model_copy(update={"sample": request.sample + 1})
 
     def close(self) -> None:
         """Nothing is held."""
@@ -211,8 +222,8 @@ class ServedRewards:
 
 
 _HINTS: dict[Shape, str] = {
-    "classify": "vLLM answers /classify for a sequence classifier, served under MODEL's name; token ids need a release "
-    "of 2026 or late 2025, and a context of policy.max_length tokens",
+    "classify": "vLLM answers /classify for a sequence classifier served under the name after the #; it takes "
+    "token ids since the end of 2025, and needs room for policy.max_length of them",
     "get_reward": "OpenRLHF's serve_rm answers /get_reward",
 }
 

@@ -22,7 +22,7 @@ from psychocounsel.ratings.judge import Item, Judge, rate_all
 from psychocounsel.recipe import Recipe
 from psychocounsel.records import Response, Speech
 
-REWARD = "reward"
+REWARD = "reward"  # what the recipe calls the model of the reward stage
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 FORMS = (
     "write reward, a folder, a hub id (OWNER/NAME), http://HOST/classify#MODEL, http://HOST/get_reward#MODEL, "
@@ -35,7 +35,7 @@ Asked = Sequence[tuple[Speech, Sequence[str]]]
 
 
 def kind_of(name: str) -> str:
-    """'model', 'server', 'judge' or 'function', from a recipe's string. Raises UserError for one that is none of them."""
+    """'model', 'server', 'judge' or 'function', from a recipe's string. Raises UserError for anything else."""
     if name.startswith(("http://", "https://")):
         return "server"
     if name.startswith("judge:"):
@@ -60,8 +60,8 @@ def check_settings(recipe: Recipe, reward: str | None) -> None:
         heads, guiding, found = _heads_of(name, reward, recipe) if kind == "model" else ([], 0, True)
         if online.principles and kind != "model":
             raise UserError(
-                f"policy.online.principles: {name} is a {kind} and gives one number for a reply; only a reward model on "
-                "this machine has a head for each principle"
+                f"policy.online.principles: {name} is a {kind} and gives one number for a reply; only a reward model "
+                "on this machine has a head for each principle"
             )
         if online.principles and found:
             check_heads(name, online.principles, heads[:guiding])
@@ -248,8 +248,8 @@ class FunctionRewards:
             ) from error
         if len(given) != len(texts):
             raise UserError(
-                f"policy.online.rewards '{self.name}': gave {len(given)} numbers for {len(texts)} replies; one for each, "
-                "in their order, or None, is needed"
+                f"policy.online.rewards '{self.name}': gave {len(given)} numbers for {len(texts)} replies; one for "
+                "each in their order, or None, is needed"
             )
         return [self._one(value) for value in given]
 

@@ -66,7 +66,7 @@ def open_rewards(
     principles: tuple[Principle, ...] | None = None,
     store: CallStore | None = None,
 ) -> list[Rewards]:
-    """The sources of `policy.online.rewards`, in their order. Nothing is loaded or sent, a function of the user is tried.
+    """The sources of `policy.online.rewards`, in their order. Nothing is loaded or sent; a user's function is tried.
 
     `reward` is the model folder of the reward stage, which the source 'reward' names; None while it is not made yet.
     `principles` are the rubric of judges (default: the recipe's). Servers and judges need a `store`, and are asked as
@@ -104,9 +104,9 @@ def score_rows(
 ) -> list[dict[str, Any]]:
     """What every source and the gate say of every candidate: rows in the order of the items.
 
-    {speech_id, sample, rewards: {source: number or null}}, and where there is something to say, gate (why it is barred),
-    spread and principles by source, and why by source (why there is no reward). Texts are stripped, as in training;
-    equal ones of a speech are scored once.
+    {speech_id, sample, rewards: {source: number or null}}, and where there is something to say, gate (why it is
+    barred), spread and principles by source, and why by source (why there is no reward). Texts are stripped, as in
+    training; equal ones of a speech are scored once.
     """
     texts = [list(dict.fromkeys(text.strip() for _, text in replies)) for _, replies in items]
     asked = [(speech, found) for (speech, _), found in zip(items, texts, strict=True)]
@@ -238,7 +238,7 @@ def check_rewards_found(rows: Sequence[Row], table: OnlineTable, where: str) -> 
     if flat and len(flat) == len(names):
         raise UserError(
             f"{where}: {' and '.join(flat)} gave each of the {len(rows)} replies the same reward "
-            f"({known[flat[0]][0]:g}); nothing can be learnt from that: are the replies all alike, or is the source broken?"
+            f"({known[flat[0]][0]:g}); nothing can be learnt from that: are all replies alike, or the source broken?"
         )
     for name in flat:
         print(f"{where}: {name} gave every reply the same reward and decides nothing", file=sys.stderr)
