@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from psychocounsel.models.weights import load_scorer, load_tokenizer
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.progress import progress
 from psychocounsel.records import Speech, write_rows
+from psychocounsel.reward.checks import HEADS, WEIGHTS, read_heads
 from psychocounsel.training.attention import BLOCK
 from psychocounsel.training.batches import Group
 from psychocounsel.training.checkpoints import save_model
@@ -22,7 +24,6 @@ from psychocounsel.training.encoding import Encoder
 from psychocounsel.training.packed import PackedScorer, opened
 from psychocounsel.training.packs import bins, make_pack
 
-HEADS, WEIGHTS = "heads.json", "heads.safetensors"
 BUDGET = 8192  # tokens scored at once
 
 
@@ -39,6 +40,11 @@ class Scored:
     tokens: int
     truncated: bool
 
+    @property
+    def finite(self) -> bool:
+        """Whether every head gave a number."""
+        return all(map(isfinite, (self.reward, *self.principles.values(), *self.resamples)))
+
 
 class RewardModel:
     """A loaded reward model, with its further heads if it has any."""
@@ -46,7 +52,7 @@ class RewardModel:
     def __init__(self, folder: Path | str, max_length: int = 2048, budget: int = BUDGET) -> None:
         self.tokenizer = load_tokenizer(str(folder))
         model = load_scorer(str(folder), self.tokenizer.pad_token_id, len(self.tokenizer))
-        names, guiding = _heads(Path(folder))
+        names, guiding = read_heads(Path(folder))
         self.packed = PackedScorer(model, names, guiding)
         if self.packed.heads is not None:
             from safetensors.torch import load_file
@@ -56,19 +62,25 @@ class RewardModel:
         opened(self.packed).eval()
         self.encoder = Encoder(self.tokenizer, max_length)
         self.budget = budget
+        self._broken = False
 
     def read(
-        self, items: Sequence[tuple[Sequence[dict[str, str]], Sequence[str]]], label: str = "scores"
+        self,
+        items: Sequence[tuple[Sequence[dict[str, str]], Sequence[str]]],
+        label: str = "scores",
+        *,
+        finite: bool = True,
     ) -> list[list[Scored]]:
         """Scores of (chat messages ending with the user, replies), in order; a prompt is read once for its replies.
 
-        Raises UserError for scores that are not numbers.
+        Raises UserError for scores that are not numbers; with `finite` False they are given as they are, and do not
+        spoil those of other replies.
         """
         found: list[list[Scored]] = [[] for _ in items]
         with progress(label, sum(len(replies) for _, replies in items)) as advance:
             for part in self._parts(items):
                 groups = [group for _, group, _ in part]
-                for (place, group, cut), scores in zip(part, self._scores(groups), strict=True):
+                for (place, group, cut), scores in zip(part, self._scores(groups, finite), strict=True):
                     found[place] += [
                         self._scored(row, len(group.prompt) + len(reply), was_cut)
                         for row, reply, was_cut in zip(scores, group.replies, cut, strict=True)
@@ -112,19 +124,39 @@ class RewardModel:
             yield part
 
     @torch.inference_mode()
-    def _scores(self, groups: list[Group]) -> list[list[list[float]]]:
+    def _scores(self, groups: list[Group], finite: bool) -> list[list[list[float]]]:
         """Scores of every head for every reply of each group."""
         found: list[list[list[float]]] = [[] for _ in groups]
-        device = self.packed.bare.device
         for places in bins([group.tokens for group in groups], self.budget):
-            pack = make_pack([groups[place] for place in places], device, BLOCK if device.type == "cuda" else 1)
-            values = self.packed(pack)
-            if not torch.isfinite(values).all():
-                raise UserError("reward: the model gives scores that are not numbers; retrain it with a lower rate")
-            rows = iter(values.tolist())
+            packed = [groups[place] for place in places]
+            values = self._pack(packed)
+            if not all(map(isfinite, chain(*values))):
+                if finite:
+                    raise UserError("reward: the model gives scores that are not numbers; retrain it with a lower rate")
+                values = self._apart(packed, values)
+            rows = iter(values)
             for place in places:
                 found[place] = [next(rows) for _ in groups[place].replies]
         return found
+
+    def _pack(self, groups: list[Group]) -> list[list[float]]:
+        device = self.packed.bare.device
+        pack = make_pack(groups, device, BLOCK if device.type == "cuda" else 1)
+        values: list[list[float]] = self.packed(pack).tolist()
+        return values
+
+    def _apart(self, groups: list[Group], values: list[list[float]]) -> list[list[float]]:
+        """The rows of a pack, those that are no numbers once more from a pack of their own: one reply's NaN can reach
+        the others of its pack. When that brings back none, it is the weights, and is not tried again."""
+        lost = [place for place, row in enumerate(values) if not all(map(isfinite, row))]
+        if self._broken or len(values) == 1:
+            return values
+        alone = [Group(group.id, group.prompt, [reply]) for group in groups for reply in group.replies]
+        values = list(values)
+        for place in lost:
+            values[place] = self._pack([alone[place]])[0]
+        self._broken = all(not all(map(isfinite, values[place])) for place in range(len(values)))
+        return values
 
     def _scored(self, row: list[float], tokens: int, truncated: bool) -> Scored:
         guiding = self.packed.guiding
@@ -140,11 +172,3 @@ def save_reward(folder: Path, packed: PackedScorer, tokenizer: Any) -> None:
 
         save_file({"weight": packed.heads.weight.detach().float().cpu().contiguous()}, str(folder / WEIGHTS))
         write_rows(folder / HEADS, [{"heads": list(packed.names), "guiding": packed.guiding}])
-
-
-def _heads(folder: Path) -> tuple[list[str], int]:
-    """Names of the further heads, and how many of them are principles; none for a model of others."""
-    if not (folder / HEADS).is_file():
-        return [], 0
-    found = json.loads((folder / HEADS).read_text(encoding="utf-8"))
-    return list(found["heads"]), int(found["guiding"])
