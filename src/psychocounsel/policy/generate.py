@@ -1,16 +1,94 @@
-"""Sample replies from a policy in length-sorted batches, with seeds that do not depend on what ran before."""
+"""Sample replies from a policy in this process, with seeds that do not depend on what ran before or beside."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from psychocounsel.principles.prompts import chat_messages
+from psychocounsel.errors import UserError
+from psychocounsel.models.weights import load_policy
+from psychocounsel.policy.decoding import Decoder, Row
+from psychocounsel.policy.sampling import Prompt, Sample, Sampling, read_prompts, read_sample
 from psychocounsel.progress import progress
-from psychocounsel.records import Finish, Speech, content_id
+from psychocounsel.recipe import EngineTable
+from psychocounsel.records import Finish, Speech
+from psychocounsel.training.adapters import Start
 from psychocounsel.training.encoding import Encoder
+from psychocounsel.training.processes import out_of_memory
+
+
+class Replies:
+    """A loaded policy that replies: prompts sorted by length, `rows` replies at once."""
+
+    def __init__(self, tokenizer: Any, model: Any, rows: int) -> None:
+        self.tokenizer, self.rows = tokenizer, rows
+        self.decoder = Decoder(model, tokenizer.pad_token_id, reply_ends(tokenizer, model))
+        self.room = positions(model)
+
+    def sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sample]]:
+        """The samples of each prompt in the order of its numbers. Raises UserError when memory runs out."""
+        asked = [(place, number) for place, prompt in enumerate(prompts) for number in prompt.numbers]
+        asked.sort(key=lambda one: (-len(prompts[one[0]].ids), prompts[one[0]].id, one))
+        found: list[dict[int, Sample]] = [{} for _ in prompts]
+        for start in range(0, len(asked), self.rows):
+            part = asked[start : start + self.rows]
+            rows = [self._row(prompts[place], number, sampling) for place, number in part]
+            for (place, number), ids in zip(part, self._decode(rows, sampling.temperature), strict=True):
+                found[place][number] = read_sample(self.tokenizer, number, ids, self.decoder.ends)
+        return [[done[number] for number in prompt.numbers] for prompt, done in zip(prompts, found, strict=True)]
+
+    def _row(self, prompt: Prompt, number: int, sampling: Sampling) -> Row:
+        """One reply to draw, not longer than the model's positions reach."""
+        most = sampling.max_new_tokens
+        if self.room is not None:
+            most = min(most, self.room - len(prompt.ids))
+            if most < 1:
+                raise UserError(
+                    f"sampling: a prompt of {len(prompt.ids)} tokens fills the model's {self.room} positions; lower "
+                    "max_length, or take a model with a longer context"
+                )
+        return Row(tuple(prompt.ids), sampling.seed_of(prompt, number), most)
+
+    def _decode(self, rows: Sequence[Row], temperature: float) -> list[list[int]]:
+        try:
+            return self.decoder.decode(rows, temperature)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"sampling {len(rows)} replies at once: memory ran out; lower policy.online.engine.rows "
+                f"(now {self.rows}), or max_new_tokens"
+            ) from error
+
+
+class TransformersEngine:
+    """Samples in this process, on any machine. Prompts of a call are sorted by length; several processes share them."""
+
+    name = "transformers"
+    shared = True
+
+    def __init__(self, start: Start, table: EngineTable) -> None:
+        self.start, self.table = start, table
+        self._replies: Replies | None = None
+
+    def prompts_at_once(self, samples: int) -> int:
+        """As many prompts as make one batch of `rows` replies."""
+        return max(1, self.table.rows // samples)
+
+    def sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sample]]:
+        """All samples that the prompts ask for. Raises UserError when the model cannot be loaded or used."""
+        if not prompts:
+            return []
+        self._replies = self._replies or Replies(*load_policy(self.start.model), self.table.rows)
+        return self._replies.sample(prompts, sampling)
+
+    def close(self) -> None:
+        """Let go of the model and of the graphics card's memory it took."""
+        self._replies = None
+        free_memory()
 
 
 def generate(
@@ -28,49 +106,38 @@ def generate(
 ) -> list[list[tuple[str, Finish]]]:
     """`samples` replies per speech as (text, finish), in the order of the speeches; temperature 0 is greedy.
 
-    finish is 'length' when the end token did not come within `max_new_tokens`.
+    finish is 'length' when no end token came within `max_new_tokens`.
     """
-    encoder = Encoder(tokenizer, max_length)
-    prompts = [encoder.prompt(chat_messages(speech.turns))[1] for speech in speeches]
-    order = sorted(range(len(speeches)), key=lambda i: (-len(prompts[i]), speeches[i].id))
-    jobs = [i for i in order for _ in range(samples)]
-    replies: list[list[tuple[str, Finish]]] = [[] for _ in speeches]
-    model.eval()
-    with progress(label, len(jobs)) as advance:
-        for start in range(0, len(jobs), rows):
-            part = jobs[start : start + rows]
-            torch.manual_seed(int(content_id([seed, label, start, [speeches[i].id for i in part]])[:8], 16))
-            tokens = _sample(model, tokenizer, [prompts[i] for i in part], temperature, max_new_tokens)
-            for i, ids in zip(part, tokens, strict=True):
-                ended = tokenizer.eos_token_id in ids
-                ids = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
-                text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-                replies[i].append((text, "stop" if ended else "length"))
-            advance(len(part))
+    prompts = read_prompts(Encoder(tokenizer, max_length), speeches, samples)
+    sampling = Sampling(temperature, max_new_tokens, seed)
+    policy = Replies(tokenizer, model, rows)
+    at_once = max(1, rows // samples)
+    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place].ids), prompts[place].id))
+    replies: list[list[tuple[str, Finish]]] = [[] for _ in prompts]
+    with progress(label, len(prompts) * samples) as advance:
+        for start in range(0, len(order), at_once):
+            part = order[start : start + at_once]
+            for place, found in zip(part, policy.sample([prompts[i] for i in part], sampling), strict=True):
+                replies[place] = [(sample.text, sample.finish) for sample in found]
+            advance(len(part) * samples)
     return replies
 
 
-@torch.inference_mode()
-def _sample(model: Any, tokenizer: Any, prompts: list[list[int]], temperature: float, most: int) -> list[list[int]]:
-    """New token ids of left-padded prompts."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    choice = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature > 0
-        else {"do_sample": False}
-    )
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=most,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **choice,
-    )
-    new: list[list[int]] = output[:, width:].tolist()
-    return new
+def reply_ends(tokenizer: Any, model: Any) -> tuple[int, ...]:
+    """What ends a reply: the tokens of `Encoder.ends`, then others that the model's generation settings name."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named = [] if named is None else named if isinstance(named, list) else [named]
+    return tuple(dict.fromkeys([*Encoder(tokenizer, 2).ends, *map(int, named)]))
+
+
+def positions(model: Any) -> int | None:
+    """How many tokens a model can tell apart by position; None when nothing limits them."""
+    found = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def free_memory() -> None:
+    """Give back the memory of a model that nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

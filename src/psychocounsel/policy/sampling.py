@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles.prompts import chat_messages
@@ -40,7 +40,8 @@ class Sampling:
 @dataclass(frozen=True)
 class Sample:
     """One reply. `ids` are its tokens up to and with the end token, as they were sampled; () when an engine does not
-    tell them. finish is 'length' when no end token came within the limit."""
+    tell them, or when a special token stood inside the reply: the text is without it, and training takes the text that
+    was judged. finish is 'length' when no end token came within the limit."""
 
     number: int
     text: str
@@ -74,6 +75,16 @@ def read_prompts(
         messages, ids = encoder.prompt([*before, *chat_messages(speech.turns)])
         found.append(Prompt(speech.id, messages, ids, tuple(range(samples))))
     return found
+
+
+def read_sample(tokenizer: Any, number: int, ids: Sequence[int], ends: Sequence[int]) -> Sample:
+    """One reply from its sampled tokens, which are read up to the first of `ends`."""
+    end = next((place for place, token in enumerate(ids) if token in ends), None)
+    body = list(ids[:end])
+    text = str(tokenizer.decode(body, skip_special_tokens=True))
+    whole = str(tokenizer.decode(body, skip_special_tokens=False))
+    kept = tuple(ids if end is None else ids[: end + 1]) if text == whole else ()
+    return Sample(number, text.strip(), "length" if end is None else "stop", kept)
 
 
 def open_engine(

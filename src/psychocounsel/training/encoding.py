@@ -22,6 +22,8 @@ class Encoder:
     """Encodes dialogues with one tokenizer. `counts` says what was cut or left out, and how often.
 
     Control tokens that a text spells out are taken apart: a client or a reply can neither end nor open a turn.
+    `ends` holds what ends a reply: the token that closes a turn in the chat template, then the end token where that is
+    another one. Replies are trained on up to and with the first; sampling stops at any.
     """
 
     tokenizer: Any
@@ -29,9 +31,11 @@ class Encoder:
     too_long: str = "cut"
     counts: Counter[str] = field(default_factory=Counter)
     control: tuple[str, ...] = field(init=False)
+    ends: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.control = control_tokens(self.tokenizer)
+        self.ends = _ends(self.tokenizer, self.control)
         told = getattr(self.tokenizer, "deprecation_warnings", {})  # what is too long is cut here, and counted
         told["sequence-length-is-longer-than-the-specified-maximum"] = True
 
@@ -69,10 +73,11 @@ class Encoder:
         return messages, ids
 
     def reply(self, messages: Messages, start: list[int], text: str) -> list[int] | None:
-        """Token ids of a reply as the template continues the prompt `start`, ending with the end token.
+        """Token ids of a reply as the template continues the prompt `start`, ending with the token that closes a turn.
 
-        The template is applied once to the whole dialogue, so that what is trained on is what generation emits. A reply
-        that does not fit is cut before its end token, or is None under too_long = "drop".
+        The template is applied once to the whole dialogue, so that what is trained on is what generation emits; what
+        it writes behind that token is left off. A reply that does not fit is cut before its end token, or is None
+        under too_long = "drop".
         """
         whole = self._encode([*messages, {"role": "assistant", "content": text}])
         if whole[: len(start)] != start:
@@ -80,12 +85,15 @@ class Encoder:
                 "the chat template changes the prompt when a reply follows; replies cannot be trained as generated"
             )
         ids = whole[len(start) :]
-        end = self.tokenizer.eos_token_id
-        ids = ids[: ids.index(end) + 1] if end in ids else [*ids, end]
+        end = next((token for token in self.ends if token in ids), None)
+        return self.fitted(start, [*ids, self.ends[0]] if end is None else ids[: ids.index(end) + 1])
+
+    def fitted(self, start: list[int], ids: list[int]) -> list[int] | None:
+        """The tokens of a reply to the prompt `start` if they fit; else cut and ended, or None, and counted."""
         room = self.max_length - len(start)
         if len(ids) > room:
             self.counts["replies cut" if self.too_long == "cut" else "replies left out, too long"] += 1
-            return [*ids[: room - 1], end] if self.too_long == "cut" else None
+            return [*ids[: room - 1], self.ends[0]] if self.too_long == "cut" else None
         return ids
 
     def whole(self, messages: Messages) -> list[int]:
@@ -93,15 +101,21 @@ class Encoder:
         return self._encode(messages)[: self.max_length]
 
     def group(self, example: Example) -> Group | None:
-        """The example as token ids. What cannot be trained on is left out and counted: empty replies, and pairs whose
-        replies are the same to the model. None when no pair is left, or no reply of an example without pairs."""
+        """The example as token ids; a reply that holds the tokens it was sampled as is trained on exactly these.
+
+        What cannot be trained on is left out and counted: empty replies, and pairs whose replies are the same to the
+        model. None when no pair is left, or no reply of an example without pairs.
+        """
         messages, prompt = self.prompt(example.messages)
         group = Group(example.id, prompt)
         places: dict[int, int] = {}
         for number, text in enumerate(example.replies):
             if not text.strip():
                 self.counts["empty replies"] += 1
-            elif (ids := self.reply(messages, prompt, text)) is not None:
+                continue
+            sampled = list(example.tokens[number]) if number < len(example.tokens) else []
+            ids = self.fitted(prompt, sampled) if sampled else self.reply(messages, prompt, text)
+            if ids is not None:
                 places[number] = len(group.replies)
                 group.replies.append(ids)
         for number, (chosen, rejected) in enumerate(example.pairs):
@@ -129,6 +143,28 @@ class Encoder:
         plain = plain_messages(messages, self.control)
         encoded = self.tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt)
         return list(encoded if isinstance(encoded, list) else encoded["input_ids"])
+
+
+def _ends(tokenizer: Any, control: Sequence[str]) -> tuple[int, ...]:
+    """The first control token that the template writes behind a reply, and the end token if it is another.
+
+    Gemma closes a turn with <end_of_turn>, ChatML with <|im_end|>, and either may have another end token; a template
+    that writes nothing behind a reply leaves the end token alone. Raises UserError where it cannot write a reply.
+    """
+    said = "I see."
+    chat = [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": said}]
+    try:
+        shown = str(tokenizer.apply_chat_template(chat, tokenize=False))
+    except Exception as error:  # a template raises what it likes
+        first = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"the chat template cannot write a user's message and a reply ({first}); use an instruction-tuned model"
+        ) from error
+    names = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    known = {names[text] for text in control if text in names}
+    behind = tokenizer.encode(shown[shown.rfind(said) + len(said) :], add_special_tokens=False) if said in shown else []
+    found = [token for token in behind if token in known][:1]
+    return tuple(dict.fromkeys([*found, tokenizer.eos_token_id]))
 
 
 def _without_oldest(messages: list[dict[str, str]]) -> list[dict[str, str]] | None:
