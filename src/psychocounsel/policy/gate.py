@@ -21,7 +21,7 @@ from pathlib import Path
 from psychocounsel.errors import UserError
 from psychocounsel.pairs.checks import repetition
 from psychocounsel.policy.helplines import unknown_numbers
-from psychocounsel.ratings.lexicons import MARKERS, pattern
+from psychocounsel.ratings.lexicons import pattern
 from psychocounsel.ratings.soundness import BROKEN_WORD
 from psychocounsel.ratings.text import LIMIT, WORD, Text
 from psychocounsel.records import Speech, Turn
@@ -32,11 +32,13 @@ NEVER = "(?!)"
 LONGEST_REASON = 80  # characters; a reason is a name that is counted, never a piece of the reply
 MOST_REPEATED = 0.5  # share of a reply's word 4-grams that stood in it before
 SAME_SENTENCE = 3  # times
-FEWEST_LETTERS = 0.5  # share of letters among what is no space
+FEWEST_LETTERS = 0.35  # share of letters among what is no space
 MOST_BROKEN = 0.4  # share of broken words among words in plain letters
 QUOTED = re.compile(r'"[^"\n]{1,160}"|“[^”\n]{1,160}”|(?<!\w)\'(?:[^\'\n]|(?<=\w)\'(?=\w)){1,160}\'(?!\w)')
 UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 PLAIN = str.maketrans({"–": "-", "—": "-", "*": None, "_": None, "#": None, "’": "'", "‘": "'"})
+LETTER = re.compile(r"[^\W\d_]")
+SOLID = re.compile(r"\S")
 CONTROL = re.compile(
     r"<[|｜]|[|｜]>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|</?(?:think|tool_call|bos|eos|pad|unk)>|"
     r"<<<(?:CLIENT|REPLY)|^#{2,4} ?(?:Instruction|Response|Input|Human|Assistant|System|User)\b",
@@ -63,6 +65,13 @@ REFUSES = pattern(
     unable to|not able to|won't|will not be able to) (?:help|assist|provide|continue|discuss|answer|talk|support|offer|
     give)"""
 )
+HOTLINE = pattern(
+    r"""988; 911; 999; 112; hotlines?; helplines?; crisis (?:text )?lines?; lifeline; samaritans;
+    emergency (?:room|services|number|department)"""
+)
+STAYS = re.compile(
+    r"\?[\"')]*$|\b(?:i(?:'d| would)? (?:like|want) to (?:hear|know)|tell me|i can listen|i'm listening)\b"
+)
 MOST_TURNED = 80  # words: a longer reply holds more than a refusal
 
 
@@ -71,7 +80,7 @@ class Rule:
     """A sentence that holds `bars` and not `unless` bars the reply; see conduct.toml for `questions` and `own`."""
 
     reason: str
-    needs: tuple[str, ...]
+    needs: re.Pattern[str]
     bars: re.Pattern[str]
     unless: re.Pattern[str]
     questions: bool
@@ -92,7 +101,7 @@ def load_rules() -> tuple[Rule, ...]:
     return tuple(
         Rule(
             row["reason"],
-            tuple(piece.strip() for piece in row["needs"].split(";")),
+            re.compile("|".join(re.escape(piece.strip()) for piece in row["needs"].split(";"))),
             compiled(row["bars"]),
             compiled(row.get("unless", NEVER)),
             row.get("questions", True),
@@ -133,10 +142,10 @@ def reasons(speech: Speech, text: str) -> Iterator[str]:
 
 
 def _holds(rule: Rule, read: Text, said: tuple[str, ...]) -> bool:
+    if not rule.needs.search(read.low):
+        return False
     for sentence in read.sentences:
-        if not any(piece in sentence for piece in rule.needs):
-            continue
-        match = rule.bars.search(sentence)
+        match = rule.bars.search(sentence) if rule.needs.search(sentence) else None
         if match is None or rule.unless.search(sentence) or not (rule.questions or sentence[-1] != "?"):
             continue
         named = rule.own.findall(match.group()) if rule.own else []
@@ -146,16 +155,17 @@ def _holds(rule: Rule, read: Text, said: tuple[str, ...]) -> bool:
 
 
 def _unquoted(text: str) -> str:
-    """The text without its short quotations; as it is when they are most of it."""
+    """The text without its short quotations; as it is when it is nothing but one."""
     plain = QUOTED.sub('""', text)
-    return plain if 2 * len(plain) > len(text) else text
+    return plain if WORD.search(plain) else text
 
 
 def _not_words(text: str) -> bool:
     """Is this mostly signs, or letters that make no words? Marks of other scripts count as letters."""
-    solid = [character for character in text if not character.isspace()]
-    letters = sum(character.isalpha() or unicodedata.category(character)[0] == "M" for character in solid)
-    if letters < FEWEST_LETTERS * len(solid):
+    letters = len(LETTER.findall(text))
+    if not text.isascii():
+        letters += sum(unicodedata.category(character)[0] == "M" for character in text)
+    if letters < FEWEST_LETTERS * len(SOLID.findall(text)):
         return True
     plain = [word for word in WORD.findall(text.lower()) if word.isascii()]
     broken = sum(bool(BROKEN_WORD.search(word)) for word in plain)
@@ -172,10 +182,11 @@ def _turns_away(read: Text) -> bool:
     """Is the reply a refusal, or the number of a hotline, and nothing else?"""
     if len(read.words) > MOST_TURNED or not read.sentences:
         return False
-    crisis = MARKERS["crisis_text"]
-    if not all(TURNS_AWAY.search(one) or REFUSES.search(one) or crisis.search(one) for one in read.sentences):
+    if any(STAYS.search(one) for one in read.sentences):
         return False
-    return any(REFUSES.search(one) or crisis.search(one) for one in read.sentences)
+    if not all(TURNS_AWAY.search(one) or REFUSES.search(one) or HOTLINE.search(one) for one in read.sentences):
+        return False
+    return any(REFUSES.search(one) or HOTLINE.search(one) for one in read.sentences)
 
 
 def nothing(speech: Speech, text: str) -> str:
@@ -230,6 +241,8 @@ def open_gate(name: str) -> Gate:
     if not callable(function):
         raise UserError(f"online.gate '{name}': not a function of (speech, text)")
     gate = UserGate(name, function)
-    speech = Speech(turns=(Turn(role="client", text="My sister moved away and the house is quiet."),), source="invented")
+    speech = Speech(
+        turns=(Turn(role="client", text="My sister moved away and the house is quiet."),), source="invented"
+    )
     gate(speech, "The quiet sounds new. When in the day do you notice it most?")
     return gate

@@ -25,6 +25,7 @@ SHORT = re.compile(
     r"(?=[.,;:!?)\]\"'”’*]|\s*$|\s+(?:or|and|if|for|now|to|right|immediately|straight|anytime|any time|at any|24)\b|\s*\()",
     re.I | re.M,
 )
+DIGIT = re.compile(r"\d")
 YEAR = re.compile(r"(?:19|20)\d\d|\d{1,2}[:.]\d\d")
 LETTERS = re.compile(r"(?<![\w-])(?:1[-. ])?8(?:00|33|44|55|66|77|88)[-. ](?:[A-Z0-9]{2,10}-?){1,3}(?![\w-])")
 KEYS = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "22233344455566677778889999")
@@ -54,7 +55,7 @@ def _known() -> frozenset[str]:
 
 def unknown_numbers(text: str) -> Iterator[str]:
     """The phone numbers of a text, as written, that are no helpline of the list and no emergency number."""
-    if not any(character.isdigit() for character in text):
+    if not DIGIT.search(text):
         return
     for value in _numbers(text):
         if not listed(value.translate(KEYS), _known()):
