@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from functools import cache, lru_cache
 from importlib import import_module
 
@@ -182,7 +182,12 @@ def _public_phones() -> frozenset[str]:
 
 
 def _is_public(value: str) -> bool:
-    """Is this a crisis or emergency line, with or without 1 or a country's code before it?"""
+    """Is this a crisis or emergency line?"""
+    return listed(value, _public_phones())
+
+
+def listed(value: str, known: Set[str]) -> bool:
+    """Is a number one of the known ones (digits alone), with or without 1 or a country's code before it?"""
     plain = digits(value).removeprefix("00")
     forms = {plain, plain.removeprefix("1")} | {f"{zero}{plain[2:]}" for zero in ("", "0")}
-    return not forms.isdisjoint(_public_phones())
+    return not forms.isdisjoint(known)
