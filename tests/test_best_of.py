@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from itertools import pairwise
 
 import pytest
 from conftest import make_speech
@@ -52,7 +53,7 @@ def test_sizes_double_up_to_the_most_and_it_is_one_of_them():
 def test_picks_are_nested_and_their_reward_never_falls(rewards):
     picks = [best(rewards, 0, n) for n in range(1, len(rewards) + 1)]
     assert picks[0] == 0 and all(rewards[pick] == max(rewards[: n + 1]) for n, pick in enumerate(picks))
-    assert all(one == other or other == n for n, (one, other) in enumerate(zip(picks, picks[1:], strict=False), 1))
+    assert all(one == other or other == n for n, (one, other) in enumerate(pairwise(picks), 1))
 
 
 def test_the_reward_gain_is_what_order_statistics_say():
@@ -184,7 +185,8 @@ def test_a_judge_without_a_verdict_takes_the_speech_out_of_the_rate_only(store):
     rewards = {s.id: [0.0, 1.0] for s in speeches}
     silent = speeches[0].text
     model = Scripted(lambda request: "no" if silent in request.messages[-1]["content"] else '{"overall": "A better"}')
+    judges = [ModelJudge(model)]
     verdicts = verdicts_of_picks(speeches, replies, rewards, 2, "base",
-                                 lambda contest, some: hold(contest, some, [ModelJudge(model)], PRINCIPLES, store))  # fmt: skip
+                                 lambda contest, some: hold(contest, some, judges, PRINCIPLES, store))  # fmt: skip
     point = curve_of(speeches, rewards, verdicts).points[1]
     assert (point.reward.n, point.winrate.n) == (12, 11)

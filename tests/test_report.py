@@ -90,8 +90,9 @@ def figure(value, unit="share of speeches", width=0.1):
 
 
 def look(number, reward=0.0, judge=0.5, alarms=(), counts=None):
+    words = {**figure(60 + number, "words"), "low": None, "high": None}
     figures = {"reward": figure(reward, "reward"), "judge": figure(judge), "kl": figure(0.7 * number, "nats per reply"),
-               "words": {**figure(60 + number, "words"), "low": None, "high": None}, "opening": figure(0.2)}  # fmt: skip
+               "words": words, "opening": figure(0.2)}  # fmt: skip
     seconds = {"sample": 30.0, "score": 5.0, "train": 60.0, "look": 5.0} if number else {"look": 5.0}
     return {"round": number, "figures": figures, "alarms": list(alarms), "counts": counts or {}, "seconds": seconds,
             "tokens": {"sample": 6000, "score": 9000, "train": 12000} if number else {}}  # fmt: skip
@@ -115,28 +116,13 @@ CURVE = {
 
 
 def page_of(online=None, best_of=None, metrics=None):
-    empty = {"chosen": [], "rejected": []}
-    return render(
-        ReportData(
-            "made up",
-            metrics or {},
-            [],
-            [],
-            [],
-            {"train": [], "dev": [], "test": []},
-            [],
-            {},
-            [],
-            empty,
-            {},
-            [],
-            [],
-            [],
-            {"psychocounsel": "0"},
-            best_of,
-            online,
-        )  # fmt: skip
-    )
+    data = ReportData(
+        name="made up", metrics=metrics or {}, stages=[], speeches=[], ratings=[],
+        pairs={"train": [], "dev": [], "test": []}, principles=[], agreement={}, contests=[],
+        reward_scores={"chosen": [], "rejected": []}, curves={}, samples=[], stamps=[], judges=[],
+        versions={"psychocounsel": "0"}, best_of=best_of, online=online,
+    )  # fmt: skip
+    return render(data)
 
 
 def words_of(page):
@@ -179,7 +165,8 @@ def test_the_figures_of_rounds_reach_the_results():
     found = round_figures(ROUNDS)
     assert (found["online.best_round"].value, found["online.rounds"].value) == (1, 2)
     assert (found["online.reward_2"].value, found["online.judge_2"].value) == (0.9, 0.42)
-    assert set(found) == {"online.best_round", "online.rounds", *(f"online.{k}_{n}" for k in ("reward", "judge") for n in range(3))}  # fmt: skip
+    by_round = {f"online.{name}_{number}" for name in ("reward", "judge") for number in range(3)}
+    assert set(found) == {"online.best_round", "online.rounds"} | by_round
     bare = {**ROUNDS, "looks": [{**row, "figures": {}} for row in ROUNDS["looks"]]}
     assert set(round_figures(bare)) == {"online.best_round", "online.rounds"}
     assert "<h2>Online rounds</h2>" in page_of(bare)

@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from psychocounsel.evaluate.arena import Contest, speech_values
 from psychocounsel.evaluate.statistics import Figure
@@ -20,6 +21,7 @@ from psychocounsel.records import Speech, Verdict
 
 Hold = Callable[[Contest, Sequence[Speech]], list[Verdict]]
 Values = dict[str, float]  # by speech id
+Column = NDArray[np.float64]
 LEVEL = 0.05  # of all differences between sizes together
 
 
@@ -114,68 +116,83 @@ def curve(
     for n in sorted(verdicts):
         gains[n] = {key: (row[best(row, 0, n)] - row[0]) / (spread or 1.0) for key, row in rewards.items()}
         wins[n] = speech_values(verdicts[n])
-    clusters = {key: speech.cluster for key, speech in speeches.items()}
-    settings = {"bootstrap": bootstrap, "seed": seed}
+    pairs = sorted(combinations(sorted(gains), 2), key=lambda pair: (pair[1], pair[0]))
+    series = {(name, n): of[n] for name, of in (("gain", gains), ("win", wins)) for n in of}
+    differences = {
+        (name, pair): {key: value - of[pair[0]][key] for key, value in of[pair[1]].items() if key in of[pair[0]]}
+        for name, of in (("gain", gains), ("win", wins))
+        for pair in pairs
+    }
+    draws = _draws({**series, **differences}, speeches, bootstrap, seed)
     points = [
         Point(
             n,
             kl(n),
-            _figure(gains[n], clusters, "standard deviations of the reward", **settings),
-            _figure(wins[n], clusters, "share of speeches", **settings),
+            _figure(draws["gain", n], len(gains[n]), "standard deviations of the reward"),
+            _figure(draws["win", n], len(wins[n]), "share of speeches"),
         )
         for n in gains
     ]
-    turn, sentence = _turn(gains, wins, clusters, **settings)
+    turn, sentence = _turn(pairs, draws)
     return Curve(points, spread, turn, sentence)
 
 
-def _turn(
-    gains: Mapping[int, Values], wins: Mapping[int, Values], clusters: Mapping[str, str], *, bootstrap: int, seed: int
-) -> tuple[int | None, str]:
+def _turn(pairs: Sequence[tuple[int, int]], draws: Mapping[Any, Column]) -> tuple[int | None, str]:
     """The first N that the judges like less than a smaller one while the reward likes it more.
 
     Both paired differences must have intervals beyond 0. The level is shared by all pairs of sizes (Bonferroni), since
     the smaller size is looked for among all of them.
     """
-    pairs = sorted(combinations(sorted(gains), 2), key=lambda pair: (pair[1], pair[0]))
     level = LEVEL / max(len(pairs), 1)
-    for smaller, larger in pairs:
-        lost = _interval(_difference(wins, larger, smaller), clusters, bootstrap=bootstrap, seed=seed, level=level)
-        won = _interval(_difference(gains, larger, smaller), clusters, bootstrap=bootstrap, seed=seed, level=level)
-        if lost[2] is not None and lost[2] < 0 and won[1] is not None and won[1] > 0:
-            return larger, (
-                f"Over-optimisation from N = {larger}: compared with N = {smaller} the reward rises by {won[0]:.2f} "
-                f"standard deviations, and the judges' win rate changes by {100 * (lost[0] or 0):+.1f} points "
-                f"[{100 * (lost[1] or 0):+.1f}, {100 * lost[2]:+.1f}]"
+    for pair in pairs:
+        won, lost = (_interval(draws[name, pair], level) for name in ("gain", "win"))
+        if won is not None and lost is not None and won[1] > 0 and lost[2] < 0:
+            return pair[1], (
+                f"Over-optimisation from N = {pair[1]}: compared with N = {pair[0]} the reward rises by {won[0]:.2f} "
+                f"standard deviations, and the judges' win rate changes by {100 * lost[0]:+.1f} points "
+                f"[{100 * lost[1]:+.1f}, {100 * lost[2]:+.1f}]"
             )
     return None, ""
 
 
-def _difference(values: Mapping[int, Values], larger: int, smaller: int) -> Values:
-    """By speech, where both sizes have a value."""
-    return {key: value - values[smaller][key] for key, value in values[larger].items() if key in values[smaller]}
+def _draws(
+    series: Mapping[Any, Values], speeches: Mapping[str, Speech], bootstrap: int, seed: int
+) -> dict[Any, Column]:
+    """The mean of each series, then its means in draws of clusters of speeches: (1 + draws,). All see the same draws.
+
+    Under 10 clusters, or where all values are equal, there is the mean alone; without values it is nan.
+    """
+    ids = sorted({key for values in series.values() for key in values})
+    units = np.unique([speeches[key].cluster for key in ids], return_inverse=True)[1].astype(np.int64)
+    table = np.array(
+        [[part for values in series.values() for part in ((1.0, values[key]) if key in values else (0.0, 0.0))]
+         for key in ids]
+    )  # fmt: skip
+    totals = resample(table, units, bootstrap, seed)
+    found = {}
+    for place, (name, values) in enumerate(series.items()):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = totals[:, 2 * place + 1] / totals[:, 2 * place]
+        steady = len(set(values.values())) < 2 or len({speeches[key].cluster for key in values}) < FEWEST_UNITS
+        found[name] = means[:1] if steady else means
+    return found
 
 
-def _figure(values: Values, clusters: Mapping[str, str], unit: str, *, bootstrap: int, seed: int) -> Figure:
-    value, low, high = _interval(values, clusters, bootstrap=bootstrap, seed=seed)
-    rounded = (None if number is None else round(number, 4) + 0.0 for number in (value, low, high))  # + 0.0: no -0.0
-    return Figure(**dict(zip(("value", "low", "high"), rounded, strict=True)), n=len(values), unit=unit)
+def _interval(draws: Column, level: float = LEVEL) -> tuple[float, float, float] | None:
+    """Value and percentile interval; None where there is no interval."""
+    defined = draws[1:][np.isfinite(draws[1:])]
+    if not len(defined):
+        return None
+    low, high = np.percentile(defined, [50 * level, 100 - 50 * level])
+    return float(draws[0]), float(low), float(high)
 
 
-def _interval(
-    values: Values, clusters: Mapping[str, str], *, bootstrap: int, seed: int, level: float = LEVEL
-) -> tuple[float | None, float | None, float | None]:
-    """Mean and percentile interval over clusters; no interval under 10 clusters or when all values are equal."""
-    if not values:
-        return None, None, None
-    column = np.array(list(values.values()))
-    names, units = np.unique([clusters[key] for key in values], return_inverse=True)
-    mean = float(column.mean())
-    if len(names) < FEWEST_UNITS or float(np.ptp(column)) == 0:
-        return mean, None, None
-    draws = resample(np.column_stack([np.ones_like(column), column]), units.astype(np.int64), bootstrap, seed)[1:]
-    low, high = np.percentile(draws[:, 1] / draws[:, 0], [50 * level, 100 - 50 * level])
-    return mean, float(low), float(high)
+def _figure(draws: Column, n: int, unit: str) -> Figure:
+    if not n:
+        return Figure(value=None, n=0, unit=unit)
+    value, low, high = _interval(draws) or (float(draws[0]), None, None)
+    ends = [None if number is None else round(number, 4) + 0.0 for number in (value, low, high)]  # + 0.0: no -0.0
+    return Figure(value=ends[0], low=ends[1], high=ends[2], n=n, unit=unit)
 
 
 def _spread(rows: Sequence[Sequence[float]]) -> float:

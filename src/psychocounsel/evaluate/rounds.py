@@ -28,7 +28,7 @@ PARTS = ("sample", "score", "train", "look")
 
 
 def read_rounds(folder: Path) -> dict[str, Any] | None:
-    """What a policy stage left of its rounds; None when there were none. Raises UserError for a file that is not whole."""
+    """What a policy stage left of its rounds, or None. Raises UserError for a file that is not whole."""
     path = folder / ROUNDS
     if not path.is_file():
         return None
