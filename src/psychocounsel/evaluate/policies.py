@@ -92,9 +92,11 @@ def policy_replies(
             rows = (row for _, row in read_rows(paths[twins[policy.name]]) if row["sample"] < table.samples)
             write_rows(path, rows)
         replies[policy.name] = _read_replies(path, wanted[policy.name])
-    for policy in (policy for policy in policies if policy.best_of and score):
+    for policy in (policy for policy in policies if policy.best_of):
+        if score is None:
+            raise ValueError(f"{policy.name} is chosen by reward; give `score`")
         source = next(other.name for other in plain if policy.same_source(other))
-        rewards = score(speeches, replies[source]) if score else {}
+        rewards = score(speeches, replies[source])
         if not paths[policy.name].is_file():
             write_rows(paths[policy.name], _picked(paths[source], rewards, policy.best_of, table.samples))
         replies[policy.name] = _read_replies(paths[policy.name], table.samples)
