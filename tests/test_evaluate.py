@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.arena import Contest, counts, hold, speech_values, win_rate
 from psychocounsel.evaluate.measure import check_independence, contest_table
-from psychocounsel.evaluate.policies import held_out, policy_replies
+from psychocounsel.evaluate.policies import Policy, held_out, policy_replies
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
@@ -19,6 +19,7 @@ from psychocounsel.ratings.judge import ScoringJudge
 from psychocounsel.ratings.model_judge import ModelJudge
 from psychocounsel.recipe import EvaluateTable
 from psychocounsel.records import Verdict, read_rows
+from psychocounsel.training.adapters import Start
 
 PRINCIPLES = load_principles()
 SETTINGS = {"bootstrap": 200, "seed": 0}
@@ -267,10 +268,10 @@ def test_held_out_speeches_are_drawn_by_hash_from_the_named_splits():
 
 def test_replies_are_made_once_and_kept(tmp_path, model_folder, speeches):
     table = EvaluateTable(max_new_tokens=4, samples=2, temperature=1.0)
-    first = policy_replies({"base": str(model_folder)}, speeches, table, 256, 0, tmp_path)
+    first = policy_replies([Policy("base", Start(str(model_folder)))], speeches, table, 256, 0, tmp_path)
     assert [set(sample) for sample in first["base"]] == [{s.id for s in speeches}] * 2
     assert first["base"][0] != first["base"][1]  # two samples, not one twice
-    again = policy_replies({"base": "a model that is gone"}, speeches, table, 256, 0, tmp_path)
+    again = policy_replies([Policy("base", Start("a model that is gone"))], speeches, table, 256, 0, tmp_path)
     assert again == first
     assert {row["finish"] for _, row in read_rows(tmp_path / "replies-base.jsonl")} <= {"stop", "length"}
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tiny_training import CHATML, save_tokenizer
 
-from psychocounsel.evaluate.policies import policy_replies
+from psychocounsel.evaluate.policies import Policy, policy_replies
 from psychocounsel.models.chat import Request
 from psychocounsel.models.local import LocalModel
 from psychocounsel.models.weights import load_causal, load_policy, load_tokenizer
 from psychocounsel.recipe import EvaluateTable
+from psychocounsel.training.adapters import Start
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_a_model_with_embeddings_enough_is_left_alone(model_folder):
 
 def test_policies_answer_with_a_pad_token_beyond_the_embeddings(padless, speeches, tmp_path):
     table = EvaluateTable(max_new_tokens=4, samples=2, temperature=1.0)
-    found = policy_replies({"base": padless}, speeches, table, 512, 0, tmp_path)
+    found = policy_replies([Policy("base", Start(padless))], speeches, table, 512, 0, tmp_path)
     assert [set(sample) for sample in found["base"]] == [{speech.id for speech in speeches}] * 2
 
 

@@ -147,3 +147,60 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label:
         if len(series) > 1:
             axes.legend(frameon=False)
         return _svg(figure, label)
+
+
+Points = Sequence[tuple[float, Mapping[str, Any]]]  # place on the axis, figure with value, low, high
+
+
+def bands(
+    panels: Mapping[str, Points], label: str, axis: str, centres: Mapping[str, float], ticks: Mapping[float, str]
+) -> str:
+    """Panels above each other that share their axis: points, joined, with 95 % intervals as a band.
+
+    `centres` gives the value of no difference by panel. `ticks` names places on the axis.
+    """
+    with plt.rc_context(STYLE):
+        figure, places = plt.subplots(
+            len(panels), 1, sharex=True, squeeze=False, figsize=(WIDTH, 0.5 + 1.9 * max(len(panels), 1))
+        )
+        for axes, (name, points) in zip(places[:, 0], panels.items(), strict=True):
+            _band(axes, points)
+            if name in centres:
+                axes.axhline(centres[name], color=INK, linewidth=0.8, linestyle=":", zorder=0)
+            axes.set_title(name, fontsize=10, loc="left")
+        last = places[-1, 0]
+        if ticks:
+            last.set_xticks(list(ticks), list(ticks.values()))
+        last.set_xlabel(axis)
+        figure.tight_layout()
+        return _svg(figure, label)
+
+
+def small_multiples(panels: Mapping[str, Points], label: str, axis: str, best: float) -> str:
+    """Two columns of small panels with an axis of their own each; the place `best` is marked."""
+    rows = (len(panels) + 1) // 2
+    with plt.rc_context(STYLE):
+        figure, places = plt.subplots(rows, 2, squeeze=False, figsize=(WIDTH, 0.4 + 1.35 * rows))
+        flat = [axes for row in places for axes in row]
+        for axes, (name, points) in zip(flat, panels.items(), strict=False):
+            _band(axes, points)
+            axes.axvline(best, color=SECOND, linewidth=0.8, linestyle="--", zorder=0)
+            axes.set_title(name, fontsize=9, loc="left")
+            axes.locator_params(axis="y", nbins=4)
+            axes.set_xticks(sorted({place for place, _ in points}) if len(points) <= 8 else [])
+            axes.set_xlabel(axis, fontsize=9)
+        for axes in flat[len(panels) :]:
+            axes.set_visible(False)
+        figure.tight_layout()
+        return _svg(figure, label)
+
+
+def _band(axes: Any, points: Points) -> None:
+    """A line through the points; where a figure has an interval, a band and an error bar (one point has no band)."""
+    x, y = [place for place, _ in points], [figure["value"] for _, figure in points]
+    axes.plot(x, y, color=ACCENT, marker="o", markersize=4, linewidth=1.5)
+    low, high = (
+        [figure["value"] if figure.get(end) is None else figure[end] for _, figure in points] for end in ("low", "high")
+    )
+    axes.fill_between(x, low, high, color=ACCENT, alpha=0.18, linewidth=0)
+    axes.vlines(x, low, high, color=ACCENT, linewidth=1, alpha=0.6)

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from psychocounsel.evaluate import plots
+from psychocounsel.evaluate import plots, rounds
 from psychocounsel.principles import Principle, load_topics
 from psychocounsel.records import Pair, Rating, Speech
 
@@ -21,12 +21,24 @@ FIGURE_LABELS = {
     "winrate.offline_vs_base": "Offline policy against its base",
     "winrate.online_vs_base": "Online policy against its base",
     "winrate.online_vs_offline": "Online against offline policy",
+    "winrate.prompt_vs_base": "Base with a system text from the principles, against base",
+    "winrate.few_shot_vs_base": "Base with that text and examples, against base",
+    "winrate.best_of_n_vs_base": "Best of N replies of base by reward, against base",
+    "winrate.online_vs_best_of_n": "Online policy against best of N replies of base",
+}
+CHALLENGERS = {  # of base, as sentences name them
+    "offline": "offline policy",
+    "online": "online policy",
+    "prompt": "base policy with a system text from the principles",
+    "few_shot": "base policy with that text and examples",
+    "best_of_n": "best of N replies of the base policy",
 }
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made of. `curves` maps a training's name to its metrics rows."""
+    """What a report is made of. `curves` maps a training's name to its metrics rows; `best_of` and `online` are the
+    curve of best-of-N and the looks at the online rounds, None when there were none."""
 
     name: str
     metrics: Mapping[str, Mapping[str, Any]]
@@ -43,6 +55,8 @@ class ReportData:
     stamps: Sequence[str]
     judges: Sequence[str]
     versions: Mapping[str, str]
+    best_of: Mapping[str, Any] | None = None
+    online: Mapping[str, Any] | None = None
 
 
 def render(data: ReportData) -> str:
@@ -52,6 +66,8 @@ def render(data: ReportData) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = percent
     environment.filters["figure"] = figure_text
+    environment.filters["number"] = number_text
+    environment.filters["counts"] = counts_text
     template = environment.from_string(
         files("psychocounsel.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
@@ -60,6 +76,9 @@ def render(data: ReportData) -> str:
         labels={key: text for key, text in FIGURE_LABELS.items() if key in data.metrics},
         plots=draw(data),
         verdict=verdict(data.metrics),
+        told=rounds.round_sentences(data.online) if data.online else [],
+        throughput=rounds.throughput(data.online["looks"]) if data.online else [],
+        monitors=rounds.MONITORS,
     )
 
 
@@ -94,6 +113,36 @@ def draw(data: ReportData) -> dict[str, str]:
         drawn[f"detail-{name}"] = plots.forest(rows, f"{contest['a']} against {contest['b']} by principle and topic")
     for name, metrics in data.curves.items():
         drawn[f"curve-{name}"] = plots.curves(_series(metrics), f"Training curve {name}", "loss")
+    return drawn | (_best_of(data.best_of) if data.best_of else {}) | (_online(data.online) if data.online else {})
+
+
+def _best_of(found: Mapping[str, Any]) -> dict[str, str]:
+    points = found["points"]
+    panels = {
+        "reward gain, standard deviations": [(point["kl"], point["reward"]) for point in points],
+        "judges' win rate against one reply": [(point["kl"], point["winrate"]) for point in points],
+    }
+    centres = dict(zip(panels, (0.0, 0.5), strict=True))
+    drawn = {name: [row for row in rows if row[1]["value"] is not None] for name, rows in panels.items()}
+    ticks = {point["kl"]: str(point["n"]) for point in points}
+    return {
+        "best-of": plots.bands(drawn, "Best of N replies", "N, placed by its KL from the base policy", centres, ticks)
+    }
+
+
+def _online(online: Mapping[str, Any]) -> dict[str, str]:
+    """Reward and judges by round, and the monitors that have a value."""
+    looks = online["looks"]
+    main = {"reward gain over the start": "reward", "judges' win rate against the start": "judge"}
+    panels = {text: points for text, name in main.items() if (points := rounds.series(looks, name))}
+    watched = {text: points for name, text in rounds.MONITORS.items() if (points := rounds.series(looks, name))}
+    ticks = {look["round"]: f"{look['round']}{' best' if look['round'] == online['best'] else ''}" for look in looks}
+    centres = dict(zip(main, (0.0, 0.5), strict=True))
+    drawn = {}
+    if panels:
+        drawn["rounds"] = plots.bands(panels, "Reward and judges by online round", "round", centres, ticks)
+    if watched:
+        drawn["monitors"] = plots.small_multiples(watched, "Monitors by online round", "round", online["best"])
     return drawn
 
 
@@ -119,14 +168,33 @@ def figure_text(figure: Mapping[str, Any]) -> str:
     return f"{percent(figure['value'])}{interval}, n = {figure['n']}"
 
 
+def number_text(figure: Mapping[str, Any] | None) -> str:
+    """A figure that is no share, with its interval; '' for one that a look does not have."""
+    if not figure:
+        return ""
+    if figure["value"] is None:
+        return "undefined"
+    interval = "" if figure["low"] is None else f" [{figure['low']:.3g}, {figure['high']:.3g}]"
+    return f"{figure['value']:.3g}{interval}"
+
+
+def counts_text(counts: Mapping[str, int] | None) -> str:
+    """What was left out, with the reason; reasons without a case are not named."""
+    return ", ".join(f"{number} {reason}" for reason, number in (counts or {}).items() if number) or "nothing"
+
+
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the figures allow to be said, in sentences; never more than the intervals carry."""
     lines = []
-    for key, text in (("winrate.offline_vs_base", "offline"), ("winrate.online_vs_base", "online")):
-        row = metrics.get(key)
-        if row and row["low"] is not None:
+    best = metrics.get("online.best_round")
+    for name, text in CHALLENGERS.items():
+        row = metrics.get(f"winrate.{name}_vs_base")
+        if name == "online" and best and best["value"] == 0:
+            lines.append("Online rounds did not beat the policy they started from; that policy is kept as online.")
+        elif row and row["low"] is not None:
             outcome = "beats" if row["low"] > 0.5 else "loses to" if row["high"] < 0.5 else "cannot be told apart from"
-            lines.append(f"The {text} policy {outcome} its base on speeches nobody trained on.")
+            whose = "its base" if name in ("offline", "online") else "base"
+            lines.append(f"The {text} {outcome} {whose} on speeches nobody trained on.")
     reward, length = metrics.get("reward.accuracy"), metrics.get("reward.length_baseline")
     if reward and length and reward["low"] is not None and length["high"] is not None:
         outcome = (

@@ -10,45 +10,48 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.accuracy import length_scores, pair_accuracy
 from psychocounsel.evaluate.arena import Contest, hold, win_rate
+from psychocounsel.evaluate.baselines import check_baselines
 from psychocounsel.evaluate.measure import check_independence, contest_table
+from psychocounsel.evaluate.rounds import read_rounds, round_figures
 from psychocounsel.evaluate.statistics import Figure, count
 from psychocounsel.models.chat import family_of
+from psychocounsel.pipeline.contenders import best_of_curve, contests, replies_of
 from psychocounsel.pipeline.context import Run
+from psychocounsel.pipeline.reporting import MEASURED, agreement_of, counts_text, report
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.ratings import described, open_judges
-from psychocounsel.ratings.agreement import mean_kappa, short_table
+from psychocounsel.ratings.agreement import mean_kappa
 from psychocounsel.ratings.judge import Judge, ScoringJudge
 from psychocounsel.records import Pair, Response, Speech, Verdict, write_records, write_rows
-from psychocounsel.run import STAGES, write_text
+from psychocounsel.run import write_text
 
 SAMPLES = 8
-MEASURED = STAGES[: STAGES.index("evaluate") + 1]  # publishing a run changes none of its results
+__all__ = ["counts_text", "evaluate", "write_results"]
 RESULTS_SCHEMA = "psychocounsel-results/1"
 
 
 def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     """Reward accuracy, judge agreement and the contests between policies; everything into `folder`."""
-    from psychocounsel.evaluate.policies import held_out, policy_replies
+    from psychocounsel.evaluate.policies import held_out, reply_counts
 
     table, seed = run.recipe.evaluate, run.recipe.seed
+    check_baselines(table)
     judges = open_judges(table.judges, run.recipe.ratings, run.recipe.models, tie=table.tie)
     labellers = sorted({(rating.judge, family_of(rating.judge)) for rating in run.ratings()})
     stamps = check_independence(judges, labellers, run.recipe.base, table)
     speeches = {speech.id: speech for speech in run.speeches()}
-    responses = {response.id: response for response in run.responses()}
-    pairs = run.pairs()["test"]
-    figures = _reward_figures(run, pairs, speeches, responses, folder)
-    figures["judge.pair_agreement"] = _judge_agreement(run, pairs, speeches, responses, judges)
     chosen = held_out(list(speeches.values()), table, seed)
     if not chosen:
         raise UserError(
             f"evaluate: no speech is in the splits {table.speeches}; raise speeches.test or name other splits"
         )
-    replies = policy_replies(policies(run), chosen, table, run.recipe.policy.max_length, seed, folder)
-    names = list(replies)
-    matches = [(candidate, names[0]) for candidate in names[1:]] + ([(names[2], names[1])] if len(names) > 2 else [])
+    replies = replies_of(run, chosen, folder)  # before judges are asked: a prompt may turn out not to fit
+    responses = {response.id: response for response in run.responses()}
+    pairs = run.pairs()["test"]
+    figures = _reward_figures(run, pairs, speeches, responses, folder)
+    figures["judge.pair_agreement"] = _judge_agreement(run, pairs, speeches, responses, judges)
     tables = []
-    for a, b in matches:
+    for a, b in contests(list(replies)):
         verdicts = [
             verdict
             for sample in range(table.samples)
@@ -58,7 +61,9 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
         ]
         write_records(folder / f"verdicts-{a}-{b}.jsonl", verdicts)
         tables.append(contest_table(verdicts, speeches, run.principles, table, seed))
-        figures[f"winrate.{a}_vs_{b}"] = _win_rate(run, verdicts, speeches)
+        figures[f"winrate.{a}_vs_{b}".replace("-", "_")] = _win_rate(run, verdicts, speeches)
+    if table.best_of:
+        figures |= best_of_curve(run, chosen, replies["base"], judges, folder).figures()
     write_rows(
         folder / "samples.jsonl", _samples(chosen, {name: found[0] for name, found in replies.items()}, judges, run)
     )
@@ -69,21 +74,12 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     )
     stamp = {"dependent": sorted(set(stamps)), "judges": [described(judge) for judge in judges]}
     write_text(folder / "stamps.json", json.dumps(stamp, indent=1))
-    return {"speeches": len(chosen), "contests": len(tables), "dependent": bool(stamps)}
-
-
-def policies(run: Run) -> dict[str, str]:
-    """Policy names and model folders: base, offline, and the last online round as online."""
-    from psychocounsel.supervised import starting_model
-
-    place = run.folder.stage("policy")
-    found = {
-        "base": starting_model(run.folder.stage("supervised")),
-        "offline": str(place / "offline" / "model"),
+    return {
+        "speeches": len(chosen),
+        "contests": len(tables),
+        **reply_counts(folder, list(replies)),
+        "dependent": bool(stamps),
     }
-    if run.recipe.policy.online.rounds:
-        found["online"] = str(place / f"online-{run.recipe.policy.online.rounds}" / "model")
-    return found
 
 
 def _reward_figures(
@@ -177,6 +173,8 @@ def write_results(run: Run) -> None:
     figures["speeches.kept"] = count(len(run.speeches()), "speeches", len(run.speeches()))
     figures["ratings.mean_kappa"] = _kappa_figure(run)
     figures["seconds.total"] = count(sum(manifest.seconds for manifest in manifests), "seconds", len(manifests))
+    online = read_rounds(run.folder.stage("policy"))
+    figures |= round_figures(online) if online else {}
     metrics = {key: figure.model_dump(mode="json") for key, figure in sorted(figures.items())}
     stamps = json.loads((place / "stamps.json").read_text(encoding="utf-8"))
     body = {
@@ -186,72 +184,11 @@ def write_results(run: Run) -> None:
         "metrics": metrics,
     }
     write_text(run.folder.path / "results.json", json.dumps(body, indent=1, ensure_ascii=False))
-    write_text(run.folder.path / "report.html", _report(run, metrics, stamps))
+    write_text(run.folder.path / "report.html", report(run, metrics, stamps, online))
 
 
 def _kappa_figure(run: Run) -> Figure:
-    table = _agreement(run)
+    table = agreement_of(run)
     kappa = mean_kappa(table)
     n = max((row["n"] for row in table.values()), default=0)
     return Figure(value=None if kappa is None else round(kappa, 4), n=n, unit="mean quadratic kappa")
-
-
-def _agreement(run: Run) -> dict[str, dict[str, Any]]:
-    return short_table(json.loads((run.folder.stage("ratings") / "agreement.json").read_text(encoding="utf-8")))
-
-
-def _report(run: Run, metrics: Mapping[str, Mapping[str, Any]], stamps: Mapping[str, list[str]]) -> str:
-    from psychocounsel.evaluate.report import ReportData, read_metrics_rows, render
-    from psychocounsel.records import read_rows
-
-    place, pairs = run.folder.stage("evaluate"), run.pairs()
-    scores = {row["response_id"]: row["score"] for _, row in read_rows(place / "reward-scores.jsonl")}
-    sides = {side: [scores[getattr(pair, side)] for pair in pairs["test"]] for side in ("chosen", "rejected")}
-    manifests = {name: manifest for name in MEASURED if (manifest := run.folder.manifest(name))}
-    curves = {
-        name: rows
-        for name, path in {
-            "language model": run.folder.stage("supervised") / "language" / "metrics.jsonl",
-            "supervised": run.folder.stage("supervised") / "metrics.jsonl",
-            "reward": run.folder.stage("reward") / "metrics.jsonl",
-            "offline": run.folder.stage("policy") / "offline" / "metrics.jsonl",
-            "online": run.folder.stage("policy") / f"online-{run.recipe.policy.online.rounds}" / "metrics.jsonl",
-        }.items()
-        if (rows := read_metrics_rows(path))
-    }
-    return render(
-        ReportData(
-            name=run.recipe.name,
-            metrics=metrics,
-            stages=[
-                {"name": name, "text": counts_text(manifest.counts), "seconds": manifest.seconds}
-                for name, manifest in manifests.items()
-            ],
-            speeches=run.speeches(),
-            ratings=run.ratings(),
-            pairs=pairs,
-            principles=run.principles,
-            agreement=_agreement(run),
-            contests=json.loads((place / "contests.json").read_text(encoding="utf-8")),
-            reward_scores=sides,
-            curves=curves,
-            samples=[row for _, row in read_rows(place / "samples.jsonl")],
-            stamps=stamps["dependent"],
-            judges=stamps["judges"],
-            versions=manifests["evaluate"].versions,
-        )
-    )
-
-
-def counts_text(counts: Mapping[str, Any]) -> str:
-    """Counts of a stage in one readable line; nested counts in brackets."""
-    parts = []
-    for key, value in counts.items():
-        if isinstance(value, dict):
-            value = f"({counts_text(value)})" if value else "none"
-        elif value is None:
-            value = "undefined"
-        elif isinstance(value, float):
-            value = f"{value:.4g}"
-        parts.append(f"{key.replace('_', ' ')} {value}")
-    return ", ".join(parts)

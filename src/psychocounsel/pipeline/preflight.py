@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from psychocounsel.evaluate.baselines import check_baselines
 from psychocounsel.evaluate.measure import check_independence
 from psychocounsel.models import open_models
 from psychocounsel.models.chat import family_of
@@ -28,6 +29,7 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
         if purpose == "ratings":
             raters += [model.name for model in opened]
     if "evaluate" in stages:
+        check_baselines(recipe.evaluate)
         judges = open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models)
         labellers = [(name, family_of(name)) for name in raters]
         check_independence(judges, labellers, recipe.base, recipe.evaluate)

@@ -87,6 +87,28 @@ def compare_prompt(principles: Sequence[Principle]) -> str:
     )
 
 
+def counsellor_prompt(principles: Sequence[Principle]) -> str:
+    """The system text of a counsellor who is told what the judges look at: the recipe's principles in their words.
+
+    Per principle its name, its definition, its highest and its lowest level and its known faults. A principle that
+    counts for nothing (weight 0 and no gate) is left out; a gate is said to be one.
+    """
+    parts = [
+        COUNSELLOR,
+        "Professionals rate your reply from 1 to 5 by these principles. Follow all of them; do not name them.",
+    ]
+    for principle in principles:
+        if principle.weight <= 0 and not principle.gate:
+            continue
+        failures = f"\nAvoid: {'; '.join(principle.failures)}." if principle.failures else ""
+        gate = "\nWho fails here fails altogether." if principle.gate else ""
+        parts.append(
+            f"## {principle.name}\n{principle.definition}\nAt its best: {principle.anchors[-1]}.\n"
+            f"At its worst: {principle.anchors[0]}.{failures}{gate}"
+        )
+    return "\n\n".join([*parts, "Write the reply alone, without a heading or a word about it."])
+
+
 def quoted(label: str, text: str) -> str:
     """A text fenced as data; marks inside it are defused, so that it can neither close its fence nor change roles.
 
