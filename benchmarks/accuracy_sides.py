@@ -24,8 +24,8 @@ Margins = list[list[float]]
 def ours(start: Path, examples: list[Example], table: Table, seed: int, folder: Path) -> Path:
     """Train with the package; the folder of the model."""
     from psychocounsel.policy.offline import train_policy
-    from psychocounsel.training.adapters import Start
     from psychocounsel.reward.train import train_reward
+    from psychocounsel.training.adapters import Start
 
     if isinstance(table, PolicyTable):
         counts = train_policy("policy", Start(str(start)), (examples, []), table, seed, folder)

@@ -1,11 +1,9 @@
 """Rounds of a recipe: looks, the best one, planted rewards that are hacked, kills in every step, several processes."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -17,11 +15,9 @@ from tiny_run import (
     output_hashes,
     read_json,
     run_command,
-    wait_for,
     write_recipe,
 )
 
-from psychocounsel.pipeline.online import best_policy
 from psychocounsel.records import read_rows
 from psychocounsel.run import RunFolder
 
@@ -69,7 +65,11 @@ def recipe_of(place, talker, reward, **changes):
         "epochs = 0\nbatch = 8\nmax_length = 192", 1)  # fmt: skip
     online = ONLINE.replace("REWARD", reward)
     for key, value in changes.items():
-        online = online.replace(f"{key} = ", f"{key} = {value} # ") if f"{key} = " in online else f"{online}{key} = {value}\n"  # noqa: E501
+        online = (
+            online.replace(f"{key} = ", f"{key} = {value} # ")
+            if f"{key} = " in online
+            else f"{online}{key} = {value}\n"
+        )
     return write_recipe(place, f"{head and text}{online}{evaluate}")
 
 
@@ -92,9 +92,6 @@ def test_a_hacked_reward_raises_an_alarm_and_the_run_rolls_back(talking, talker,
     assert online["stopped"].startswith(f"round {last['round']}: ") and last["alarms"]
     assert any(word in online["stopped"] for word in words.split("|")), online["stopped"]
     assert online["best"] < last["round"]
-    start = str(talker)
-    expected = start if online["best"] == 0 else str(folder / f"online-{online['best']}" / "model")
-    assert best_policy(folder, start) == expected
     assert not any(look["alarms"] for look in online["looks"][: online["best"] + 1])
     manifest = RunFolder(talking / "runs" / "tiny").manifest("policy")
     assert manifest.counts["best_round"] == online["best"] and manifest.counts["stopped"] == online["stopped"]

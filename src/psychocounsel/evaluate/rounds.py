@@ -9,6 +9,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.statistics import Figure, count
+from psychocounsel.records import SECONDS, read_rows
 
 ROUNDS = "online.json"  # in the folder of the policy stage
 MONITORS = {
@@ -36,6 +37,9 @@ def read_rounds(folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {look["round"] for look in found["looks"]}
         if found["best"] in known:
+            for look in found["looks"]:
+                times = folder / f"online-{look['round']}" / SECONDS
+                look["seconds"] = next(iter(read_rows(times)))[1] if times.is_file() else {}
             return found
     except (ValueError, KeyError, TypeError):
         pass

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.evaluate.arena import Contest, hold, win_rate
+from psychocounsel.evaluate.rounds import ROUNDS
 from psychocounsel.evaluate.statistics import Figure, cluster_mean
 from psychocounsel.pipeline.context import Run
 from psychocounsel.policy.gate import open_gate
 from psychocounsel.policy.look import Looked, decide, dev_speeches, gains, look
 from psychocounsel.policy.monitors import alarms, text_figures
 from psychocounsel.policy.online import Tools, run_round
-from psychocounsel.policy.rewards import open_rewards
+from psychocounsel.policy.rewards import check_rewards, open_rewards
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Judge
 from psychocounsel.records import read_rows
@@ -23,7 +24,6 @@ from psychocounsel.run import write_text
 from psychocounsel.training.adapters import Start
 from psychocounsel.training.processes import main_process, together
 
-SUMMARY = "online.json"
 LOOK, COUNTS = "look.json", "counts.json"
 REWARD = "reward"  # as the only judge: rounds are chosen by the reward itself
 Json = dict[str, Any]
@@ -41,20 +41,13 @@ def online_rounds(run: Run, place: Path, base: str) -> Json:
         looks.append(rounds.made(number))
         best, stopped = decide([_standing(found) for found in looks], run.recipe.policy.online.patience)
         if main_process():
-            write_text(place / SUMMARY, json.dumps({"best": best, "stopped": stopped, "looks": looks}, indent=1))
+            write_text(place / ROUNDS, json.dumps({"best": best, "stopped": stopped, "looks": looks}, indent=1))
             rounds.tidy(best, number)
         together()
         if stopped:
             break
     told = {f"online-{number}": found["counts"] for number, found in enumerate(looks) if number}
     return {**told, "best_round": best, **({"stopped": stopped} if stopped else {})}
-
-
-def best_policy(place: Path, start: str) -> str:
-    """The model folder of the best round; `start` when rounds did not beat it or there were none."""
-    path = place / SUMMARY
-    best = json.loads(path.read_text(encoding="utf-8"))["best"] if path.is_file() else 0
-    return str(place / f"online-{best}" / "model") if best else start
 
 
 def _standing(found: Json) -> tuple[float | None, list[str]]:
@@ -80,6 +73,8 @@ class Rounds:
             open_rewards(run.recipe, reward, run.principles, run.store), open_gate(self.online.gate), run.store,
             run.recipe.models,
         )  # fmt: skip
+        if main_process() and not (place / "online-1").exists():
+            check_rewards(run.recipe, reward, run.principles, run.store)  # before anything is sampled
         names = self.online.judges or run.recipe.evaluate.judges
         self.judges: list[Judge] = (
             [] if names == [REWARD] else open_judges(
@@ -141,7 +136,8 @@ class Rounds:
     def _figures(self, number: int, seen: Looked) -> tuple[dict[str, Figure], list[str]]:
         """Figures of a look with intervals by cluster of speeches, and the alarms they raise."""
         texts = text_figures(_texts(seen))
-        figures = {key: Figure(value=round(value, 4), n=len(self.dev), unit="") for key, value in texts.items()}
+        replies = texts.pop("replies")
+        figures = {key: Figure(value=round(value, 4), n=int(replies), unit="") for key, value in texts.items()}
         start = self._before(0) if number else seen
         against = self._judged(start, seen, number) if self.judges else None
         figures["reward"] = self._mean(gains(seen, start, self.online), "reward")
@@ -183,8 +179,7 @@ class Rounds:
             a, b = ({speech.id: side[speech.id] for speech in both} for side in sides)
             contest = Contest(f"round {number}", "start", a, b, sample)
             verdicts += hold(contest, both, self.judges, self.run.principles, self.run.store)
-        settings = {"bootstrap": self.run.recipe.evaluate.bootstrap, "seed": self.run.recipe.seed}
-        return win_rate(verdicts, by_id, **settings)
+        return win_rate(verdicts, by_id, bootstrap=self.run.recipe.evaluate.bootstrap, seed=self.run.recipe.seed)
 
     def tidy(self, best: int, last: int) -> None:
         """With keep = 'best', remove the models of rounds that are neither the best nor the last one."""
