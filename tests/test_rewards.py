@@ -311,6 +311,16 @@ def test_a_hub_id_that_was_not_downloaded_is_checked_when_it_is_loaded():
         source.score([(SPEECH, TEXTS)], "rewards")
 
 
+def test_a_hub_id_that_was_downloaded_is_looked_into(model_folder, tmp_path, monkeypatch):
+    place = tmp_path / "models--somebody--talker"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    shutil.copytree(model_folder, place / "snapshots" / "abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="somebody/talker: its weights have no trained score head"):
+        opened(["somebody/talker"])
+
+
 @pytest.mark.parametrize(
     ("online", "words"),
     [
