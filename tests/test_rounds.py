@@ -74,7 +74,7 @@ def recipe_of(place, talker, reward, **changes):
 
 
 def policy(place, recipe):
-    done = run_command("policy", recipe, "--redo", "policy", cwd=place, paths=(place,))
+    done = run_command("run", recipe, "--to", "policy", "--redo", "policy", cwd=place, paths=(place,))
     assert done.returncode == 0, done.stderr[-3000:]
     return place / "runs" / "tiny" / "7-policy"
 

@@ -99,7 +99,7 @@ def gains(now: Looked, start: Looked, online: OnlineTable) -> dict[str, float]:
     """
     shift = 1 + max((row["sample"] for row in start.scores), default=0)
     moved = [{**row, "sample": row["sample"] + shift} for row in now.scores]
-    values = merits([*start.scores, *moved], online, scales_of(start.scores))
+    values = merits([*start.scores, *moved], online, scales_of(start.scores, online))
     sides: dict[str, tuple[list[float], list[float]]] = {}
     for (speech_id, number), value in values.items():
         if value is not None:
