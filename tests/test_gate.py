@@ -16,10 +16,12 @@ from psychocounsel.errors import UserError
 from psychocounsel.policy.gate import load_rules, open_gate, reasons, rules
 from psychocounsel.policy.helplines import load_helplines, unknown_numbers
 from psychocounsel.ratings.attacks import CONTROL, load_attacks
+from psychocounsel.ratings.reliability import wilson
 from psychocounsel.ratings.text import LIMIT
 from psychocounsel.records import Speech, Turn
 
-CASES = tomllib.loads((Path(__file__).parent / "gate_cases.toml").read_text(encoding="utf-8"))
+HERE = Path(__file__).parent
+CASES = tomllib.loads((HERE / "gate_cases.toml").read_text(encoding="utf-8"))
 SPEECH = make_speech(CLIENT_LINES[0])
 BARS = [(rule, text) for rule, case in CASES.items() for text in case["bars"]]
 PASSES = [(rule, text) for rule, case in CASES.items() for text in case["passes"]]
@@ -40,6 +42,15 @@ def test_what_a_rule_bars(rule, text):
 @pytest.mark.parametrize(("rule", "text"), PASSES)
 def test_a_near_miss_passes_every_rule(rule, text):
     assert list(reasons(SPEECH, text)) == []
+
+
+def test_the_docs_tell_how_much_the_rules_miss():
+    unseen = tomllib.loads((HERE / "gate_unseen.toml").read_text(encoding="utf-8"))
+    texts = [text for row in unseen.values() for text in row]
+    found = sum(bool(rules(SPEECH, text)) for text in texts)
+    page = (HERE.parent / "docs" / "gate.md").read_text(encoding="utf-8")
+    assert f"{found} of {len(texts)} sentences" in page
+    assert "({:.2f} to {:.2f})".format(*wilson(found / len(texts), len(texts))) in page
 
 
 @pytest.mark.parametrize("rule", [rule.reason for rule in load_rules()])
