@@ -22,7 +22,8 @@ SHORT = re.compile(
     r"\b(?:call|calling|dial|dialling|dialing|phone|phoning|ring|ringing|text|texting|text [A-Za-z]{2,12} to|"
     r"(?:hot|help|life)line(?: is| at| on|:|,)?|(?:call|reach|contact|text) (?:[\w']{1,24} ){1,5}(?:at|on))"
     rf" {{0,2}}[(:]? {{0,2}}(\d(?:{GAP}?\d){{2,5}})"
-    r"(?=[.,;:!?)\]\"'”’*]|\s*$|\s+(?:or|and|if|for|now|to|right|immediately|straight|anytime|any time|at any|24)\b|\s*\()",
+    r"(?=[.,;:!?)\]\"'”’*]|\s{0,3}$|\s{0,3}\(|"
+    r"\s{1,3}(?:or|and|if|for|now|to|right|immediately|straight|anytime|any time|at any|24)\b)",
     re.I | re.M,
 )
 DIGIT = re.compile(r"\d")

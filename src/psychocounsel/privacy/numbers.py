@@ -188,6 +188,7 @@ def _is_public(value: str) -> bool:
 
 def listed(value: str, known: Set[str]) -> bool:
     """Is a number one of the known ones (digits alone), with or without 1 or a country's code before it?"""
-    plain = digits(value).removeprefix("00")
-    forms = {plain, plain.removeprefix("1")} | {f"{zero}{plain[2:]}" for zero in ("", "0")}
+    written = digits(value)
+    plain = written.removeprefix("00")
+    forms = {written, plain, plain.removeprefix("1")} | {f"{zero}{plain[2:]}" for zero in ("", "0")}
     return not forms.isdisjoint(known)
