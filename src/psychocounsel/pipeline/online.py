@@ -136,8 +136,8 @@ class Rounds:
     def _figures(self, number: int, seen: Looked) -> tuple[dict[str, Figure], list[str]]:
         """Figures of a look with intervals by cluster of speeches, and the alarms they raise."""
         texts = text_figures(_texts(seen))
-        replies = texts.pop("replies")
-        figures = {key: Figure(value=round(value, 4), n=int(replies), unit="") for key, value in texts.items()}
+        shown = {key: value for key, value in texts.items() if key != "replies"}
+        figures = {key: Figure(value=round(value, 4), n=int(texts["replies"]), unit="") for key, value in shown.items()}
         start = self._before(0) if number else seen
         against = self._judged(start, seen, number) if self.judges else None
         figures["reward"] = self._mean(gains(seen, start, self.online), "reward")
