@@ -1,6 +1,7 @@
 """Sampling in this process: a reply depends on its own row, and equals plain generation, for every kind of model."""
 
 import json
+from itertools import chain
 
 import pytest
 import torch
@@ -40,15 +41,16 @@ def family(name):
     return transformers.AutoModelForCausalLM.from_config(OTHERS[name]()).eval()
 
 
-def some_rows(most=20):
-    """Prompts of several lengths with one to four replies each, of several limits."""
+def some_rows(most=16):
+    """Prompts of several lengths with one to three replies each, of several limits."""
     draw = torch.Generator().manual_seed(1)
-    prompts = [tuple(torch.randint(3, VOCABULARY, (length,), generator=draw).tolist()) for length in (11, 4, 9, 1)]
-    return [Row(prompts[i], 100 * i + k, most - k % 3) for i, count in enumerate((4, 1, 3, 2)) for k in range(count)]
+    prompts = [tuple(torch.randint(3, VOCABULARY, (length,), generator=draw).tolist()) for length in (11, 1, 9)]
+    return [Row(prompts[i], 100 * i + k, most - k % 3) for i, count in enumerate((3, 1, 2)) for k in range(count)]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0])
-@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
+@pytest.mark.parametrize(
+    ("name", "temperature"), [*((name, 1.0) for name in (*FAMILIES, *OTHERS)), ("llama", 0.0), ("mamba", 0.0)]
+)
 def test_replies_are_those_of_plain_generation_in_one_row_each_whatever_the_family(name, temperature):
     model, ends = family(name), (EOS, 7, 8, 9, 10)
     decoder = Decoder(model, PAD, ends)
@@ -155,7 +157,7 @@ def test_the_engine_reads_a_hostile_file_of_generation_settings_and_stops_at_its
     file = folder / "generation_config.json"
     file.write_text(json.dumps(HOSTILE | {"eos_token_id": [tokenizer.eos_token_id, stops]}), encoding="utf-8")
     found = TransformersEngine(Start(str(folder)), EngineTable()).sample(prompts, SAMPLING)
-    for ours, theirs in zip(sum(found, []), sum(plain, []), strict=True):
+    for ours, theirs in zip(chain(*found), chain(*plain), strict=True):
         if stops in theirs.ids:
             assert ours.ids == theirs.ids[: theirs.ids.index(stops) + 1] and ours.finish == "stop"
         else:
@@ -175,7 +177,7 @@ def test_an_engine_loads_at_its_first_call_and_gives_every_sample_asked_for(talk
     assert again == [[samples[3], samples[1]] for samples in found[5:1:-1]]
     assert engine.sample(prompts[:2], Sampling(1.0, 24, 6)) != found[:2]
     tokenizer = load_tokenizer(str(talker))
-    for sample in sum(found, []):
+    for sample in chain(*found):
         assert sample.text == tokenizer.decode(sample.ids, skip_special_tokens=True).strip()
         assert (sample.finish == "stop") == (sample.ids[-1] == tokenizer.eos_token_id)
         assert len(sample.ids) == 24 or sample.finish == "stop"
