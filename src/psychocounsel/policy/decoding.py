@@ -144,7 +144,7 @@ def choose(logits: Tensor, numbers: Tensor, temperature: float) -> Tensor:
     if temperature > 0:
         chances = (logits.float() / temperature).softmax(-1)
         reached = chances.cumsum(-1, dtype=torch.float64)
-        whole = reached[:, -1:]  # 1 but for rounding
+        whole = reached[:, -1:].contiguous()  # 1 but for rounding
         found = torch.searchsorted(reached, numbers[:, None] * whole, right=True)
         last = torch.searchsorted(reached, whole)  # a number just under 1 may round up to the whole
         tokens = torch.minimum(found, last)[:, 0]

@@ -41,15 +41,7 @@ class Replies:
         return [[done[number] for number in prompt.numbers] for prompt, done in zip(prompts, found, strict=True)]
 
     def _row(self, prompt: Prompt, number: int, sampling: Sampling) -> Row:
-        """One reply to draw, not longer than the model's positions reach."""
-        most = sampling.max_new_tokens
-        if self.room is not None:
-            most = min(most, self.room - len(prompt.ids))
-            if most < 1:
-                raise UserError(
-                    f"sampling: a prompt of {len(prompt.ids)} tokens fills the model's {self.room} positions; lower "
-                    "max_length, or take a model with a longer context"
-                )
+        most = longest_reply(prompt, sampling.max_new_tokens, self.room)
         return Row(tuple(prompt.ids), sampling.seed_of(prompt, number), most)
 
     def _decode(self, rows: Sequence[Row], temperature: float) -> list[list[int]]:
@@ -134,6 +126,17 @@ def positions(model: Any) -> int | None:
     """How many tokens a model can tell apart by position; None when nothing limits them."""
     found = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(found) if found else None
+
+
+def longest_reply(prompt: Prompt, most: int, room: int | None) -> int:
+    """`most` tokens, or as many as the model's `room` positions leave. Raises UserError when that is none."""
+    left = most if room is None else min(most, room - len(prompt.ids))
+    if left < 1:
+        raise UserError(
+            f"sampling: a prompt of {len(prompt.ids)} tokens fills the model's {room} positions; lower max_length, or "
+            "take a model with a longer context"
+        )
+    return left
 
 
 def free_memory() -> None:
