@@ -29,7 +29,7 @@ def longer(messages, replies):
 
 def phrase(messages, replies):
     """Pays for one phrase."""
-    return [float("It sounds as if Friday weighs" in reply) + len(reply) / 1e4 for reply in replies]
+    return [float("What would you want her to know" in reply) for reply in replies]
 '''
 ONLINE = """[policy.online]
 rounds = 4
@@ -51,8 +51,11 @@ rewards = ["REWARD"]
 def talking(tmp_path_factory, talker):
     """A run up to its reward model whose base model writes whole replies; its online rounds are still to be made."""
     place = tmp_path_factory.mktemp("talking")
-    (place / "hacks.py").write_text(HACKS, encoding="utf-8")
-    done = run_command("run", recipe_of(place, talker, "hacks:longer"), "--to", "reward", cwd=place, paths=(place,))
+    (place / "desk").mkdir()
+    (place / "desk" / "hacks.py").write_text(HACKS, encoding="utf-8")
+    (place / "desk" / "judge.py").write_text(KIND_JUDGE, encoding="utf-8")
+    recipe = recipe_of(place, talker, "desk.hacks:longer")
+    done = run_command("run", recipe, "--to", "reward", cwd=place, paths=(place,))
     assert done.returncode == 0, done.stderr
     return place
 
@@ -70,7 +73,7 @@ def recipe_of(place, talker, reward, **changes):
             if f"{key} = " in online
             else f"{online}{key} = {value}\n"
         )
-    return write_recipe(place, f"{head and text}{online}{evaluate}")
+    return write_recipe(place, f"{text}{online}{evaluate}")
 
 
 def policy(place, recipe):
@@ -81,7 +84,7 @@ def policy(place, recipe):
 
 @pytest.mark.parametrize(
     ("reward", "words"),
-    [("hacks:longer", "words|end|repeat"), ("hacks:phrase", "same five words|share|begin")],
+    [("desk.hacks:longer", "words|end|repeat"), ("desk.hacks:phrase", "same five words|share|begin")],
 )
 def test_a_hacked_reward_raises_an_alarm_and_the_run_rolls_back(talking, talker, reward, words):
     folder = policy(talking, recipe_of(talking, talker, reward))
@@ -99,8 +102,6 @@ def test_a_hacked_reward_raises_an_alarm_and_the_run_rolls_back(talking, talker,
 
 def test_rounds_are_chosen_by_the_judge_and_only_two_models_are_kept_when_asked(talking, talker):
     recipe = recipe_of(talking, talker, "judge:desk.judge:judge", rounds=3, steps=2, lr=1e-4, keep='"best"')
-    (talking / "desk").mkdir(exist_ok=True)
-    (talking / "desk" / "judge.py").write_text(KIND_JUDGE, encoding="utf-8")
     folder = policy(talking, recipe)
     online = read_json(folder / "online.json")
     values = [look["figures"]["judge"]["value"] for look in online["looks"]]
@@ -116,8 +117,8 @@ def test_rounds_are_chosen_by_the_judge_and_only_two_models_are_kept_when_asked(
         assert look["counts"]["candidates"] == 16 * 8
 
 
-MOMENTS = ("candidates.jsonl.0.part", "candidates.jsonl", "scores.jsonl", "pairs.jsonl", "checkpoint", "model",
-           "dev.jsonl", "dev-kl.jsonl")  # fmt: skip
+# what is there while candidates are sampled, scored, paired, trained on and looked at
+MOMENTS = ("candidates.jsonl.0.part", "candidates.jsonl", "scores.jsonl", "train.arrow", "model")
 
 
 def test_a_round_killed_in_every_step_ends_as_an_undisturbed_one(finished, tmp_path):
@@ -135,7 +136,7 @@ def test_a_round_killed_in_every_step_ends_as_an_undisturbed_one(finished, tmp_p
             process.send_signal(signal.SIGKILL)
             process.communicate()
         killed.append(moment)
-    assert len(killed) >= 6 and folder.manifest("policy") is None
+    assert len(killed) >= 4 and folder.manifest("policy") is None
     last = run_command("run", recipe, "--runs", tmp_path, "--to", "policy", cwd=tmp_path)
     assert last.returncode == 0, last.stderr
     expected = output_hashes(RunFolder(finished))["policy"]
