@@ -347,7 +347,7 @@ def test_paths_and_models_that_cannot_be_used_are_named(tmp_path, cli, reward_mo
     assert "name a .jsonl or .parquet file" in line(good, source, tmp_path / "out.csv")
     assert "name a .jsonl or .parquet file" in line(good, tmp_path / "in.json", tmp_path / "out.jsonl")
     assert "none.jsonl: no such file" in line(good, tmp_path / "none.jsonl", tmp_path / "out.jsonl")
-    assert "no usable model there" in line([tmp_path / "nothing"], source, tmp_path / "out.jsonl")
+    assert "no such folder, and no hub id" in line([tmp_path / "nothing"], source, tmp_path / "out.jsonl")
     assert "is named twice" in line(good * 2, source, tmp_path / "out.jsonl")
 
 

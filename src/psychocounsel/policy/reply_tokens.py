@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psychocounsel.models.control_tokens import plain_messages
 from psychocounsel.models.weights import load_tokenizer
-from psychocounsel.policy.sampling import Prompt, Sample
+from psychocounsel.policy.sampling import Prompt, Sample, read_sample
 from psychocounsel.training.encoding import Encoder
 
 
@@ -17,7 +17,7 @@ class ReplyTokens:
         self.tokenizer = load_tokenizer(model)
         encoder = Encoder(self.tokenizer, max_length=2)
         self.control = encoder.control
-        self.ends: tuple[int, ...] = tuple(getattr(encoder, "ends", (self.tokenizer.eos_token_id,)))
+        self.ends = encoder.ends
 
     def messages(self, prompt: Prompt) -> tuple[dict[str, str], ...]:
         """The prompt's messages as they are encoded: without control tokens that a text spells out."""
@@ -29,8 +29,5 @@ class ReplyTokens:
         Without one it is of finish 'length'. If the engine says that it `stopped` all the same, it ended by a token
         that is no end of ours; the ids then say nothing about how it ended, and training encodes the text.
         """
-        end = next((place for place, token in enumerate(ids) if token in self.ends), None)
-        text = str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)).strip()
-        if end is None:
-            return Sample(number, text, "stop") if stopped else Sample(number, text, "length", tuple(ids))
-        return Sample(number, text, "stop", tuple(ids[: end + 1]))
+        found = read_sample(self.tokenizer, number, ids, self.ends)
+        return Sample(number, found.text, "stop") if stopped and found.finish == "length" else found

@@ -74,7 +74,11 @@ def open_ensemble(names: Sequence[str], max_length: int) -> Ensemble:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{twice[0]}: is named twice; a model agrees with itself, name different ones")
     require_training()
+    from psychocounsel.reward.checks import check_scorer
     from psychocounsel.reward.score import RewardModel
+
+    for name in names:
+        check_scorer(name)  # a causal model would be given a score head that nothing has trained
 
     calibrations = [read_calibration(name) for name in names]
     scales = [found for found in calibrations if found is not None and found.scale is not None]
