@@ -37,10 +37,10 @@ WHOLE = [(number, row) for number in range(5) for row in range(2)]
 
 def test_parts_are_made_in_order_and_only_the_file_is_left(tmp_path):
     path, maker = tmp_path / "round" / "rows.jsonl", Maker()
-    in_parts(path, PARTS, maker, shared=False)
+    in_parts(path, PARTS, maker, "parts", shared=False)
     assert maker.made == [0, 1, 2, 3, 4] and rows(path) == WHOLE
     assert [found.name for found in path.parent.iterdir()] == ["rows.jsonl"]
-    in_parts(path, PARTS, again := Maker(), shared=True)
+    in_parts(path, PARTS, again := Maker(), "parts", shared=True)
     assert again.made == []
 
 
@@ -48,9 +48,9 @@ def test_parts_are_made_in_order_and_only_the_file_is_left(tmp_path):
 def test_what_was_made_before_a_kill_is_used(tmp_path, stop):
     path, first, second = tmp_path / "rows.jsonl", Maker(stop), Maker()
     with pytest.raises(Killed):
-        in_parts(path, PARTS, first, shared=False)
+        in_parts(path, PARTS, first, "parts", shared=False)
     assert not path.exists()
-    in_parts(path, PARTS, second, shared=False)
+    in_parts(path, PARTS, second, "parts", shared=False)
     assert first.made + second.made == [0, 1, 2, 3, 4] and rows(path) == WHOLE
 
 
@@ -58,19 +58,19 @@ def test_what_was_made_before_a_kill_is_used(tmp_path, stop):
 def test_a_line_that_a_kill_cut_off_is_made_again(tmp_path, cut, made):
     path = tmp_path / "rows.jsonl"
     with pytest.raises(Killed):
-        in_parts(path, PARTS, Maker(3), shared=False)
+        in_parts(path, PARTS, Maker(3), "parts", shared=False)
     part = tmp_path / "rows.jsonl.0.part"
     part.write_bytes(part.read_bytes()[:-cut])
-    in_parts(path, PARTS, again := Maker(), shared=False)
+    in_parts(path, PARTS, again := Maker(), "parts", shared=False)
     assert again.made == made and rows(path) == WHOLE
 
 
 def test_parts_of_other_content_are_not_taken(tmp_path):
     path = tmp_path / "rows.jsonl"
     with pytest.raises(Killed):
-        in_parts(path, PARTS, Maker(3), shared=False)
+        in_parts(path, PARTS, Maker(3), "parts", shared=False)
     other = [(f"other {number}", number) for number in range(4)]
-    in_parts(path, other, again := Maker(), shared=False)
+    in_parts(path, other, again := Maker(), "parts", shared=False)
     assert again.made == [0, 1, 2, 3] and rows(path) == WHOLE[:8]
 
 
@@ -79,10 +79,10 @@ def test_two_processes_share_the_parts_and_one_finishes_what_the_other_left(tmp_
     path = tmp_path / "rows.jsonl"
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    in_parts(path, PARTS, second := Maker(), shared=True)
+    in_parts(path, PARTS, second := Maker(), "parts", shared=True)
     assert second.made == [1, 3] and not path.exists()
     monkeypatch.setenv("RANK", "0")
-    in_parts(path, PARTS, first := Maker(), shared=True)
+    in_parts(path, PARTS, first := Maker(), "parts", shared=True)
     assert first.made == [0, 2, 4] and rows(path) == WHOLE
 
 
@@ -90,13 +90,13 @@ def test_a_process_that_does_not_share_makes_nothing_and_its_lost_parts_are_said
     path = tmp_path / "rows.jsonl"
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    in_parts(path, PARTS, second := Maker(), shared=False)
+    in_parts(path, PARTS, second := Maker(), "parts", shared=False)
     assert second.made == [] and not path.exists()
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match=r"rows\.jsonl: 2 of 5 parts are not there any more; run the same command"):
-        in_parts(path, PARTS, Maker(), shared=True)  # those of the other process
+        in_parts(path, PARTS, Maker(), "parts", shared=True)  # those of the other process
     monkeypatch.setenv("WORLD_SIZE", "1")
-    in_parts(path, PARTS, alone := Maker(), shared=True)
+    in_parts(path, PARTS, alone := Maker(), "parts", shared=True)
     assert alone.made == [1, 3] and rows(path) == WHOLE
 
 
@@ -104,11 +104,11 @@ def test_a_process_that_does_not_share_makes_nothing_and_its_lost_parts_are_said
 def test_junk_beside_the_file_counts_as_nothing(tmp_path, line):
     path = tmp_path / "rows.jsonl"
     (tmp_path / "rows.jsonl.3.part").write_bytes(line)
-    in_parts(path, PARTS, maker := Maker(), shared=False)
+    in_parts(path, PARTS, maker := Maker(), "parts", shared=False)
     assert maker.made == [0, 1, 2, 3, 4] and rows(path) == WHOLE
 
 
 def test_a_value_json_cannot_hold_is_no_row(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        in_parts(tmp_path / "rows.jsonl", PARTS, lambda _: [{"reward": float("nan")}], shared=False)
+        in_parts(tmp_path / "rows.jsonl", PARTS, lambda _: [{"reward": float("nan")}], "parts", shared=False)
     assert json.dumps(float("nan")) == "NaN"  # which is what would have been written

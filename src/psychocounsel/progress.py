@@ -9,15 +9,24 @@ from contextlib import contextmanager
 
 Advance = Callable[..., None]
 PLAIN_SECONDS = 20.0
+_shown = False
 
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Advance]:
-    """Yield `advance(count=1, note="")`. Shows counts, time left and the latest note on standard error."""
-    if sys.stderr.isatty():
-        yield from _bar(label, total)
-    else:
-        yield from _lines(label, total)
+    """Yield `advance(count=1, note="")`. Shows counts, time left and the latest note on standard error.
+
+    Work inside work that is shown already is not shown: a terminal has room for one moving line.
+    """
+    global _shown
+    if _shown:
+        yield lambda count=1, note="": None
+        return
+    _shown = True
+    try:
+        yield from _bar(label, total) if sys.stderr.isatty() else _lines(label, total)
+    finally:
+        _shown = False
 
 
 def _bar(label: str, total: int) -> Iterator[Advance]:

@@ -121,7 +121,7 @@ def sample(
     width = max(1, engine.prompts_at_once(samples))
     parts = [_named(order[place : place + width], sampling) for place in range(0, len(order), width)]
     try:
-        in_parts(path, parts, lambda part: _sampled(engine, part, sampling, online), shared=engine.shared)
+        in_parts(path, parts, lambda part: _sampled(engine, part, sampling, online), "replies", shared=engine.shared)
     finally:
         engine.close()
     rows = [row for _, row in read_rows(path)]
@@ -162,7 +162,7 @@ def score(path: Path, speeches: Sequence[Speech], rows: Rows, tools: Tools) -> R
         parts.append((content_id([names, [[speech.id, found] for speech, found in held]]), held))
     try:
         in_parts(
-            path, parts, lambda held: score_rows(tools.rewards, held, tools.gate),
+            path, parts, lambda held: score_rows(tools.rewards, held, tools.gate), "rewards",
             shared=all(source.shared for source in tools.rewards),
         )  # fmt: skip
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from psychocounsel.errors import UserError
+from psychocounsel.progress import progress
 from psychocounsel.records import write_rows
 from psychocounsel.training.processes import main_process, together
 
@@ -17,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 
 def in_parts(
-    path: Path, parts: Sequence[tuple[str, Content]], make: Callable[[Content], Rows], *, shared: bool
+    path: Path, parts: Sequence[tuple[str, Content]], make: Callable[[Content], Rows], label: str, *, shared: bool
 ) -> None:
     """Write the rows of all parts, in their order, to `path`. A part is a name, unique for what it holds, and content.
 
@@ -33,13 +34,14 @@ def in_parts(
     path.parent.mkdir(parents=True, exist_ok=True)
     rank, world = _place()
     mine = parts[rank::world] if shared else parts if main_process() else []
-    with _own(path, rank).open("ab") as file:
+    with _own(path, rank).open("ab") as file, progress(label, len(mine)) as advance:
         for name, content in mine:
             if name not in known:
                 line = json.dumps({"part": name, "rows": make(content)}, ensure_ascii=False, allow_nan=False)
                 file.write(line.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            advance()
     together()
     if main_process():
         known = _known(path)
