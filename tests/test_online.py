@@ -1,27 +1,27 @@
-"""Online rounds: the policy's own candidates, best against worst, with everything left out counted."""
+"""Online rounds: the policy's own candidates, rewarded, paired and trained on, with everything left out counted."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from conftest import make_speech
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny_training import examples_of
 from transformers import AutoModelForCausalLM
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
-from psychocounsel.policy.online import best_against_worst, draw_speeches, length_slope, run_round
-from psychocounsel.principles.prompts import chat_messages
-from psychocounsel.recipe import OnlineTable, PolicyTable, RewardTable
-from psychocounsel.records import read_rows, write_rows
+from psychocounsel.policy.online import Tools, draw_speeches, run_round
+from psychocounsel.policy.rewards import Reading, open_rewards
+from psychocounsel.recipe import OnlineTable, PolicyTable, Recipe, RewardTable
+from psychocounsel.records import read_rows
 from psychocounsel.reward.score import RewardModel
 from psychocounsel.reward.train import train_reward
+from psychocounsel.training.adapters import Start
 from psychocounsel.training.checkpoints import save_model
 
 TABLE = PolicyTable(lr=2e-3, epochs=4, batch=18, max_length=256, precision="fp32", evaluate_steps=4, token_budget=1500,
-                    online=OnlineTable(speeches=4, samples=4, steps=3, max_new_tokens=12))  # fmt: skip
+                    online=OnlineTable(speeches=4, samples=4, steps=3, max_new_tokens=64, gate=""))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,30 @@ def judge_model(tmp_path_factory, talker, pairs, speeches, responses):
     return str(folder / "model")
 
 
-def online(folder, talker, judge_model, speeches, **changes):
+class Paying:
+    """A source of rewards that pays what it is told for each text (by default its length); None is no reward."""
+
+    name, shared = "paying", True
+
+    def __init__(self, pay=len):
+        self.pay, self.asked, self.closed = pay, 0, 0
+
+    def check(self):
+        pass
+
+    def score(self, items, label):
+        self.asked += sum(len(texts) for _, texts in items)
+        return [[Reading(self.pay(text), why="it was told so") for text in texts] for _, texts in items]
+
+    def close(self):
+        self.closed += 1
+
+
+def online(folder, talker, source, speeches, gate=lambda speech, text: "", **changes):
     table = TABLE.model_copy(update={"online": TABLE.online.model_copy(update=changes)})
-    return run_round(0, str(talker), judge_model, speeches, table, 3, folder)
+    sources = open_rewards(Recipe(name="tiny", policy=table), source) if isinstance(source, str) else [source]
+    start = Start(str(talker))
+    return run_round(0, start, start, speeches, table, Tools(sources, gate), 3, folder)
 
 
 def test_an_online_round_samples_scores_and_learns(tmp_path, talker, judge_model, speeches):
@@ -43,55 +64,81 @@ def test_an_online_round_samples_scores_and_learns(tmp_path, talker, judge_model
     assert counts["speeches"] == 4 and counts["candidates"] == len(rows) == 16
     assert counts["pairs"] + counts["left_out"]["speeches without a pair"] == 4 and counts["pairs"] >= 1
     assert 1 <= counts["steps"] <= 3
-    assert {row["speech_id"] for row in rows} == {s.id for s in draw_speeches(speeches, 0, TABLE.online, 3)}
-    by_id = {s.id: s for s in speeches}
-    again = RewardModel(judge_model, 256).score([(by_id[row["speech_id"]], row["text"]) for row in rows])
-    assert [row["reward"] for row in rows] == pytest.approx(again, abs=1e-5)
+    drawn = {s.id: s for s in draw_speeches(speeches, 0, TABLE.online, 3)}
+    assert {row["speech_id"] for row in rows} == set(drawn)
+    again = RewardModel(judge_model, 256).score([(drawn[row["speech_id"]], row["text"]) for row in rows])
+    scores = {(row["speech_id"], row["sample"]): row for _, row in read_rows(tmp_path / "scores.jsonl")}
+    found = [scores[row["speech_id"], row["sample"]]["rewards"]["reward"] for row in rows]
+    assert found == pytest.approx(again, abs=1e-5)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.vocab_size == 400
+    sampled = sum(len(row["ids"]) for row in rows)
+    assert counts["tokens"]["sample"] == sampled < counts["tokens"]["score"] and counts["tokens"]["train"] > 0
 
 
-def candidate(speech, text, reward, finish="stop"):
-    return {"speech_id": speech.id, "text": text, "finish": finish, "reward": reward}
+def test_what_is_trained_on_are_the_tokens_that_were_sampled(tmp_path, talker, speeches, monkeypatch):
+    from psychocounsel.training import encoding
+
+    trained = []
+    group_files = encoding.write_groups
+
+    def spied(path, groups):
+        groups = list(groups)
+        trained.extend(groups)
+        return group_files(path, groups)
+
+    monkeypatch.setattr(encoding, "write_groups", spied)
+    online(tmp_path, talker, Paying(), speeches)
+    rows = [row for _, row in read_rows(tmp_path / "candidates.jsonl")]
+    sampled = {(row["speech_id"], tuple(row["ids"])) for row in rows}
+    assert trained
+    assert {(group.id, tuple(reply)) for group in trained for reply in group.replies} <= sampled
 
 
-def test_candidates_on_disk_are_used_and_truncated_ones_dropped_and_counted(tmp_path, talker, speeches):
-    drawn = draw_speeches(speeches, 0, TABLE.online, 3)
-    write_rows(
-        tmp_path / "candidates.jsonl",
-        [
-            *(candidate(drawn[0], f"Reply {i}.", i) for i in range(3)),
-            candidate(drawn[0], "Never ends", 99, "length"),
-            candidate(drawn[1], "", 5),
-            candidate(drawn[1], "Alone.", 1),
-            *(candidate(drawn[2], "The same.", i) for i in range(2)),
-        ],
-    )
-    before = (tmp_path / "candidates.jsonl").read_bytes()
-    counts = online(tmp_path, talker, "no reward model is needed any more", speeches)
-    assert counts["left_out"] == {"truncated": 1, "empty": 1, "speeches without a pair": 3}
-    assert counts["pairs"] == 1 and counts["candidates"] == 8
-    assert (tmp_path / "candidates.jsonl").read_bytes() == before
-    again = [candidate(drawn[0], "a " * 300 + end, i) for i, end in enumerate("bc")]  # alike up to where they are cut
-    write_rows(
-        tmp_path / "long" / "candidates.jsonl", [*again, *(candidate(drawn[1], text, len(text)) for text in WORDS)]
-    )
-    counts = online(tmp_path / "long", talker, "", speeches)
-    left_out = {
-        "truncated": 0,
-        "empty": 0,
-        "speeches without a pair": 2,
-        "replies cut": 2,
-        "pairs of identical replies": 1,
-    }
-    assert counts["left_out"] == left_out and counts["pairs"] == 1
+def test_candidates_and_scores_on_disk_are_used(tmp_path, talker, speeches):
+    first, second = Paying(), Paying()
+    counts = online(tmp_path, talker, first, speeches)
+    kept = {name: (tmp_path / name).read_bytes() for name in ("candidates.jsonl", "scores.jsonl", "pairs.jsonl")}
+    assert first.asked > 0 and first.closed
+    (tmp_path / "trained.json").unlink()
+    again = online(tmp_path, tmp_path / "model", second, speeches)  # the start is not sampled from any more
+    assert second.asked == 0 and counts["pairs"] == again["pairs"]
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+
+
+def test_a_finished_training_is_not_made_again(tmp_path, talker, speeches, monkeypatch):
+    from psychocounsel.policy import online as module
+
+    counts = online(tmp_path, talker, Paying(), speeches)
+    monkeypatch.setattr(module, "train_policy", None)
+    assert online(tmp_path, talker, Paying(), speeches) == counts
 
 
 @pytest.mark.parametrize("reward", [0.0, -3.5])
 def test_equal_rewards_leave_nothing_to_learn(tmp_path, talker, speeches, reward):
-    drawn = draw_speeches(speeches, 0, TABLE.online, 3)
-    write_rows(tmp_path / "candidates.jsonl", [candidate(s, f"Reply {i}.", reward) for s in drawn for i in range(3)])
-    with pytest.raises(UserError, match=r"policy.online round 1: no pair is left .*without a pair': 4.*min_margin"):
-        online(tmp_path, talker, "", speeches)
+    with pytest.raises(UserError, match=r"policy\.online round 1: paying gave each of the 16 replies the same reward"):
+        online(tmp_path, talker, Paying(lambda text: reward), speeches)
+    assert (tmp_path / "candidates.jsonl").exists()  # sampled once, whatever is mended
+
+
+def test_missing_rewards_are_quarantined_and_too_many_stop_the_round(tmp_path, talker, speeches):
+    missing = Paying(lambda text: None if len(text) % 2 else float(len(text)))
+    with pytest.raises(UserError, match=r"policy\.online round 1: .*max_missing"):
+        online(tmp_path, talker, missing, speeches)
+    rows = [row for _, row in read_rows(tmp_path / "quarantine.jsonl")]
+    assert rows and all("it was told so" in json.dumps(row) for row in rows)
+    texts = {(row["speech_id"], row["sample"]): row["text"] for _, row in read_rows(tmp_path / "candidates.jsonl")}
+    assert all(len(texts[row["speech_id"], row["sample"]]) % 2 for row in rows)
+    few = Paying(lambda text: float(len(text)) if len(text) != 33 else None)
+    counts = online(tmp_path / "few", talker, few, speeches, max_missing=0.99)
+    assert counts["left_out"]["without a reward"] > 0 and counts["pairs"] > 0
+
+
+def test_a_gate_bars_what_it_names(tmp_path, talker, speeches):
+    counts = online(tmp_path, talker, Paying(), speeches, gate=lambda speech, text: "vowel" if text[0] in "EI" else "",
+                    samples=8)  # fmt: skip
+    texts = {(row["speech_id"], row["sample"]): row["text"] for _, row in read_rows(tmp_path / "candidates.jsonl")}
+    assert counts["left_out"]["barred"] > 0
+    assert not any(texts[row["speech_id"], row["chosen"]][0] in "EI" for _, row in read_rows(tmp_path / "pairs.jsonl"))
 
 
 def test_a_policy_that_says_nothing_is_said(tmp_path, talker, judge_model, speeches):
@@ -111,61 +158,8 @@ def test_a_policy_that_says_nothing_is_said(tmp_path, talker, judge_model, speec
     model.config.tie_word_embeddings = False
     save_model(mute, model, tokenizer)
     with pytest.raises(UserError, match="the policy emits nothing; check its chat template and end token"):
-        online(tmp_path / "round", mute, judge_model, speeches)
-    assert not (tmp_path / "round" / "candidates.jsonl").exists()
-
-
-def test_best_stands_against_worst(speeches):
-    rows = [candidate(speeches[0], text, reward) for text, reward in (("Mid.", 1), ("Best.", 3), ("Worst.", -2))]
-    [example], left_out = best_against_worst(rows, {speeches[0].id: speeches[0]}, OnlineTable())
-    assert example.replies == ["Best.", "Worst."] and example.messages == chat_messages(speeches[0].turns)
-    assert example.pairs == [(0, 1)] and example.gaps == [5] and example.id == speeches[0].id
-    assert set(left_out.values()) == {0}
-
-
-@given(st.dictionaries(st.sampled_from("abcde"), st.floats(-5, 5)), st.floats(0, 3))
-@settings(max_examples=25, deadline=None)
-def test_a_pair_is_made_exactly_when_the_margin_is_reached(found, least):
-    speech = make_speech("Hi.")
-    rows = [candidate(speech, text, round(reward, 6)) for text, reward in found.items()]
-    examples, left_out = best_against_worst(rows, {speech.id: speech}, OnlineTable(min_margin=least))
-    ranked = sorted((-row["reward"], row["text"]) for row in rows) or [(0, "")]
-    (first, best), (last, worst) = ranked[0], ranked[-1]
-    assert len(examples) + left_out["speeches without a pair"] == 1
-    assert bool(examples) == (last - first >= max(least, 1e-5))
-    for example in examples:
-        assert example.replies == [best, worst]
-        assert example.gaps == pytest.approx([last - first])
-
-
-WORDS = ("Yes.", "Tell me.", "What is it?", "What would you say?", "I hear how long that has been.")
-
-
-@pytest.mark.parametrize("slope", [0.1, 2.0, -1 / 3])
-def test_length_alone_earns_no_pair(speeches, slope):
-    chosen = {s.id: s for s in speeches[:3]}
-    rows = [
-        candidate(s, text, round(slope * len(text.split()) + level, 6))
-        for level, s in enumerate(chosen.values())
-        for text in WORDS
-    ]
-    assert length_slope([[row for row in rows if row["speech_id"] == key] for key in chosen]) == pytest.approx(slope)
-    examples, left_out = best_against_worst(rows, chosen, OnlineTable(length_control=True))
-    assert examples == [] and left_out["speeches without a pair"] == 3
-    examples, _ = best_against_worst(rows, chosen, OnlineTable(length_control=False))
-    assert len(examples) == 3 and {example.replies[0] for example in examples} == {WORDS[-1] if slope > 0 else WORDS[0]}
-
-
-def test_what_length_does_not_explain_still_earns_its_pair(speeches):
-    chosen = {s.id: s for s in speeches[:3]}
-    rows = [candidate(s, text, len(text.split()) + 3 * (text == WORDS[1])) for s in chosen.values() for text in WORDS]
-    examples, _ = best_against_worst(rows, chosen, OnlineTable(length_control=True))
-    assert [example.replies[0] for example in examples] == [WORDS[1]] * 3
-
-
-@pytest.mark.parametrize("candidates", [[], [[]], [[candidate(make_speech("Hi."), "Yes.", 3.0)]]])
-def test_without_different_lengths_there_is_no_slope(candidates):
-    assert length_slope(candidates) == 0.0
+        online(tmp_path / "round", mute, Paying(), speeches)
+    assert not (tmp_path / "round" / "scores.jsonl").exists()
 
 
 @pytest.mark.parametrize(("total", "count"), [(12, 4), (12, 5), (3, 8), (7, 1)])

@@ -114,20 +114,26 @@ def sample(
     Sampled part by part: what is there is not sampled again.
     """
     online = table.online
-    sampling = Sampling(online.temperature, online.max_new_tokens, seed)
-    prompts = read_prompts(open_encoder(start.model, table), speeches, samples)
-    engine = open_engine(start, online.engine, tools.store, tools.models)
-    order = sorted(prompts, key=lambda prompt: (-len(prompt.ids), prompt.id))
-    width = max(1, engine.prompts_at_once(samples))
-    parts = [_named(order[place : place + width], sampling) for place in range(0, len(order), width)]
-    try:
-        in_parts(path, parts, lambda part: _sampled(engine, part, sampling, online), "replies", shared=engine.shared)
-    finally:
-        engine.close()
+    there = path.is_file()
+    together()  # everyone has looked before anyone writes
+    if not there:
+        sampling = Sampling(online.temperature, online.max_new_tokens, seed)
+        prompts = read_prompts(open_encoder(start.model, table), speeches, samples)
+        engine = open_engine(start, online.engine, tools.store, tools.models)
+        order = sorted(prompts, key=lambda prompt: (-len(prompt.ids), prompt.id))
+        width = max(1, engine.prompts_at_once(samples))
+        parts = [_named(order[place : place + width], sampling) for place in range(0, len(order), width)]
+        try:
+            in_parts(
+                path, parts, lambda part: _sampled(engine, part, sampling, online), "replies", shared=engine.shared
+            )
+        finally:
+            engine.close()
     rows = [row for _, row in read_rows(path)]
-    if len(rows) < len(prompts) * samples * (1 - online.max_missing):
+    expected = len(speeches) * samples
+    if len(rows) < expected * (1 - online.max_missing):
         raise UserError(
-            f"{path}: engine '{engine.name}' gave {len(rows)} of {len(prompts) * samples} replies, and "
+            f"{path}: engine '{online.engine.name}' gave {len(rows)} of {expected} replies, and "
             f"policy.online.max_missing = {online.max_missing} allows fewer to be missing; see what its server or log "
             "says, remove the file and run the same command"
         )
