@@ -1,4 +1,4 @@
-"""Intervals over clusters: the bootstrap with multinomial weights, BCa where it is skewed, Student's t for few clusters.
+"""Intervals over clusters: the bootstrap with multinomial weights, BCa where it is skewed, Student's t for few.
 
 A cluster is a group of near-duplicate speeches: what is hard about one is hard about all, so a cluster is drawn whole.
 Weights are made in blocks, so that 10,000 draws of 2,324 clusters need some 30 MB and no more.
@@ -157,7 +157,8 @@ def mean_interval(values: Array, clusters: Clusters, *, share: bool, draws: int 
 
     In this order: under 10 clusters or without variation, and for 0/1 shares of under 100 values, Wilson's interval
     over clusters (none where the mean is not a share); for shares with under 10 events or non-events, Clopper and
-    Pearson's over clusters; where the bootstrap is skewed, BCa; under 300 clusters, Student's t; else the percentiles of the bootstrap.
+    Pearson's over clusters; where the bootstrap is skewed, BCa; under 300 clusters, Student's t; else the percentiles
+    of the bootstrap.
 
     A share counts clusters and not values, as if each cluster had been seen once: many values of one speech say no more
     than one speech can.

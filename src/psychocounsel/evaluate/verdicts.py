@@ -1,7 +1,7 @@
 """Verdicts as arrays, made once: values by speech, judge, sample and order, and what each judge is worth.
 
-Missing is NaN and never a tie. Only pairs of verdicts in both orders count, so that a favourite place cancels out; a pair
-with one of them missing is left out for that judge only.
+Missing is NaN and never a tie. Only pairs of verdicts in both orders count, so that a favourite place cancels out; a
+pair with one of them missing is left out for that judge only.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ballots:
         """Where judges stand. Raises UserError for one that gave no verdict here."""
         unknown = [name for name in judges if name not in self.judges]
         if unknown:
-            raise UserError(f"evaluate: {unknown[0]} judged nothing in {self.a} against {self.b}; check the judge's name")
+            raise UserError(f"evaluate: {unknown[0]} judged nothing in {self.a} against {self.b}; check the name")
         return [self.judges.index(name) for name in judges]
 
 
@@ -143,9 +143,7 @@ def ballots(verdicts: Sequence[Verdict], clusters: Mapping[str, str], principle:
     called = np.where(called.any(axis=(0, 2, 3), keepdims=True), called | (expected & ~seen), expected)
     length = _mean(words, axis=1)
     numbered = clusters_of([clusters[speech] for speech in speeches])
-    return Ballots(
-        a, b, tuple(speeches), tuple(judges), numbered, values, expected, called, length[:, 0], length[:, 1]
-    )
+    return Ballots(a, b, tuple(speeches), tuple(judges), numbered, values, expected, called, length[:, 0], length[:, 1])
 
 
 def standings(table: Ballots, *, bootstrap: int = 10_000, seed: int = 0) -> list[Standing]:
