@@ -17,11 +17,13 @@ from numpy.typing import ArrayLike
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import (
     FEWEST,
+    SKEWED,
     TINY,
     Array,
     Clusters,
     Interval,
     clusters_of,
+    mean_interval,
     numbers,
     of_draws,
     skewness,
@@ -125,7 +127,7 @@ def length_controlled(
         "slope": _slope(s, design, numbered, fit, spread),
         "penalised": int(refits.penalised.sum()),
         "draws": len(refits.penalised),
-        "style": {name: round(float(fit.beta[0, 2 + k]), 4) for k, name in enumerate(design.styles)},
+        "style": {name: round(float(fit.beta[0, at]), 4) for at, name in enumerate(design.styles, 1 + (spread > TINY))},
         "notes": notes,
     }
     return LengthControlled.model_validate(found)
@@ -224,10 +226,11 @@ def _rates(beta: Array, design: Design, weights: Array) -> Array:
 def _interval(
     s: Array, design: Design, clusters: Clusters, start: Array, rate: float, bootstrap: int, seed: int
 ) -> tuple[Interval, Fits]:
+    none = Fits(np.zeros((0, len(start))), np.zeros(0, dtype=bool))
+    if float(np.ptp(s)) <= TINY:  # no refit would differ, though other speeches might
+        return mean_interval(s, clusters, share=True), none
     if clusters.count < FEWEST or bootstrap < 2:
-        return Interval(None, None, f"under {FEWEST} clusters"), Fits(
-            np.zeros((0, len(start))), np.zeros(0, dtype=bool)
-        )
+        return Interval(None, None, f"under {FEWEST} clusters"), none
     rows = max(1, BLOCK // len(s))
 
     def drawn() -> Iterator[Array]:
@@ -242,7 +245,9 @@ def _interval(
     refits = refit(s, design.columns, drawn(), start)
     draws = _each(refits, design, drawn())
     # the jackknife costs a refit for each cluster: only where the draws are skewed
-    left = _each(refit(s, design.columns, without(), start), design, without()) if abs(skewness(draws)) > 0.5 else None
+    left = (
+        _each(refit(s, design.columns, without(), start), design, without()) if abs(skewness(draws)) > SKEWED else None
+    )
     return of_draws(rate, draws, left), refits
 
 
