@@ -52,7 +52,7 @@ def detectable(
     alike: float = 1.0,
     power: float = POWER,
 ) -> float:
-    """The true difference of two policies, judged on the same speeches, that is found with `power` at 5 %, two-sided."""
+    """The true difference of two policies on the same speeches that is found with `power` (5 %, two-sided)."""
     groups = _checked(speeches, spread, clusters, alike)
     if not 0.5 <= power < 1:
         raise UserError(f"power: {power} is no power; give at least .5 and under 1, for example .8")
@@ -76,7 +76,7 @@ def speeches_to_detect(difference: float, spread: float = PAIRED_SPREAD, power: 
 
 def panel_spread(one: float, judges: int, rho: float) -> float:
     """Standard deviation of the mean of `judges` verdicts that have the spread `one` each and correlate by `rho`."""
-    if judges < 1 or not 0 <= rho <= 1 or not 0 < one:
+    if judges < 1 or not 0 <= rho <= 1 or one <= 0:
         raise UserError("power: a panel needs a judge, a spread above 0 and a correlation from 0 to 1")
     return one * math.sqrt((1 + (judges - 1) * rho) / judges)
 
