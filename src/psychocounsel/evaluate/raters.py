@@ -30,7 +30,7 @@ class McNemar(Record):
 
 
 class Replaced(Record):
-    """One person left out: how often the judge (`judge`) and the person (`person`) were at least as close to the others.
+    """One person left out: how often the `judge` and the `person` were at least as close to the others as the other.
 
     `p` is for the null that the person is better by at least epsilon; `won` says that it is rejected.
     """

@@ -70,15 +70,17 @@ class Ballots:
 class Standing(Record):
     """What one judge did. `order_effect` is mean value with a shown first minus with b shown first: 0 without bias.
 
-    `consistency` is the share of pairs judged alike after the swap (a tie is alike only with a tie), `parsed` the
-    share of asked verdicts that came, `decided` the share of those that are no tie. `excluded` says why the judge does
-    not count in the headline, '' where it does. `pairs` counts complete pairs, `incomplete` those left out.
+    `consistency` is the share of pairs judged alike after the swap (a tie is alike only with a tie), `turned` the
+    share with opposite winners. `parsed` is the share of asked verdicts that came, `decided` the share of those that
+    are no tie. `excluded` says why the judge does not count in the headline, '' where it does. `pairs` counts complete
+    pairs, `incomplete` those left out.
     """
 
     judge: str
     win_rate: Figure
     order_effect: Figure
     consistency: Figure
+    turned: float | None
     parsed: float | None
     decided: float | None
     pairs: int
@@ -195,6 +197,7 @@ def _standing(table: Ballots, k: int, settings: Mapping[str, int]) -> Standing:
     rated = table.by_judge[:, k]
     known = np.isfinite(rated)
     both = np.where(called.all(axis=2), values.mean(axis=2), np.nan)
+    opposite = _side(values[..., 0]) * _side(values[..., 1]) < 0
     asked, answered = int(called.sum()), int((called & np.isfinite(values)).sum())
     alike = np.where(np.isfinite(both), _side(values[..., 0]) == _side(values[..., 1]), np.nan)
     effect = np.where(np.isfinite(both), values[..., 0] - values[..., 1], np.nan)
@@ -205,6 +208,7 @@ def _standing(table: Ballots, k: int, settings: Mapping[str, int]) -> Standing:
         win_rate=_figure(rated[known], part_of(table.clusters, known), UNIT, True, settings),
         order_effect=_figure(*pooled(table, effect), "value first minus second", False, settings),
         consistency=consistency,
+        turned=round(float(opposite[np.isfinite(both)].mean()), 6) if np.isfinite(both).any() else None,
         parsed=None if parsed is None else round(parsed, 6),
         decided=round(float((_side(values)[called & np.isfinite(values)] != 0).mean()), 6) if answered else None,
         pairs=int(np.isfinite(both).sum()),
