@@ -43,7 +43,7 @@ class Clusters:
 
     def totals(self, values: Array) -> Array:
         """Sums by cluster of (values,) or (values, k): (count,) or (count, k)."""
-        columns = values.reshape(len(values), -1).T
+        columns = (values[:, None] if values.ndim == 1 else values).T
         sums = np.stack([np.bincount(self.member, weights=column, minlength=self.count) for column in columns], axis=1)
         return np.asarray(sums[:, 0] if values.ndim == 1 else sums, dtype=np.float64)
 

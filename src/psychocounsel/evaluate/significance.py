@@ -53,9 +53,10 @@ def sign_flip(values: Array, clusters: Clusters, *, draws: int = 10_000, seed: i
 
     Raises UserError without values or with one that is not a number.
     """
-    sums = clusters.totals(numbers(values, "the permutation test"))
-    if not sums.size:
+    found = numbers(values, "the permutation test")
+    if not found.size:
         raise UserError("evaluate: the permutation test has no values; run the judges first")
+    sums = clusters.totals(found)
     observed = abs(float(sums.sum())) - TINY * len(values)  # so that rounding cannot part equal sums
     count = len(sums)
     if count <= ALL_SIGNS:
