@@ -5,6 +5,7 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from statsmodels.regression.linear_model import OLS
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.calibration import best_of, held_calibration, length_probes, margin_auc, reliability_curve
@@ -110,6 +111,14 @@ def test_the_slope_is_least_squares_through_the_origin_of_pairs_turned_both_ways
     ratio = np.log(chosen / rejected)
     found = length_probes(ahead, chosen, rejected, clusters, **QUICK).per_log_length
     assert found.value == pytest.approx((ratio @ ahead) / (ratio @ ratio), abs=1e-4)
+    copies = [np.tile(part, 3) for part in (ahead, chosen, rejected)]
+    tripled = length_probes(*copies, clusters * 3, **QUICK).per_log_length
+    once = length_probes(ahead, chosen, rejected, clusters, **QUICK).per_log_length
+    assert (tripled.low, tripled.high) == pytest.approx((once.low, once.high), abs=1e-3)  # copies say nothing new
+    by_regression = OLS(np.r_[ahead, -ahead], np.r_[ratio, -ratio]).fit(
+        cov_type="cluster", cov_kwds={"groups": np.tile(np.unique(clusters, return_inverse=True)[1], 2)}
+    )
+    assert once.high - once.low == pytest.approx(float(np.diff(by_regression.conf_int()[0])[0]), rel=0.15)
     blind = length_probes(1.5 * ratio, chosen, rejected, clusters, **QUICK)
     assert blind.per_log_length.value == pytest.approx(1.5, abs=1e-4)
     assert blind.longer.value == 1.0 and blind.shorter.value == 0.0 and blind.apart == 1.0

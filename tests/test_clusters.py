@@ -104,6 +104,11 @@ def test_bca_is_that_of_scipy():
     assert skewness(draws) == pytest.approx(skew(draws))
 
 
+def test_the_jackknife_leaves_out_whole_clusters_of_any_size():
+    found = left_out_means(np.array([6.0, 1.0, 2.0]), np.array([3.0, 1.0, 1.0]))
+    assert found.tolist() == [3 / 2, 8 / 4, 7 / 4]
+
+
 def test_cluster_t_is_the_cluster_robust_regression_on_a_constant():
     random = np.random.default_rng(2)
     member = np.sort(random.integers(0, 40, 150))

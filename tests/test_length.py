@@ -231,6 +231,25 @@ def test_difficulty_narrows_the_interval_and_keeps_the_mean_chance():
     assert with_it.slope.high - with_it.slope.low < 0.8 * (without.slope.high - without.slope.low)
 
 
+def test_the_interval_is_that_of_refits_by_statsmodels_one_by_one():
+    random = np.random.default_rng(8)
+    member = np.sort(np.r_[np.arange(40), random.integers(0, 40, 80)])  # clusters of unequal size
+    gamma = random.normal(0, 1.5, 40)[member]
+    d = random.normal(0.3, 1, 120)
+    s = random.binomial(8, expit(0.3 + np.tanh(d) + gamma)) / 8
+    clusters = [f"c{k:02}" for k in member]
+    a = 900 + 200 * np.maximum(d, -4)
+    found = length_controlled(s, clusters, a, np.full(120, 900), difficulty=gamma, bootstrap=200, seed=4)
+    x = np.column_stack([np.ones(120), np.tanh((a - 900) / np.std(a)), gamma])
+    rates = []
+    for row in np.vstack(list(weight_blocks(40, 200, 4)))[:, member]:
+        theta, _, psi = GLM(s, x, family=Binomial(), freq_weights=row).fit().params
+        rates.append(np.average(expit(theta + psi * gamma), weights=row))
+    assert (found.controlled.low, found.controlled.high) == pytest.approx(
+        tuple(np.percentile(rates, [2.5, 97.5])), abs=1e-3
+    )
+
+
 def test_style_is_counted_by_kind_in_a_hundred_words():
     plain = "You have been carrying this alone. - and it is heavy. 2 * 3 * 4 is 24."
     assert style_density(plain) == (0.0, 0.0, 0.0) and style_density("") == (0.0, 0.0, 0.0)

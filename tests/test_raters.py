@@ -120,6 +120,14 @@ def test_the_alternative_test_is_the_procedure_of_the_paper(measure, judge_error
     assert [row.p for row in found.raters] == pytest.approx(p_values, abs=1e-9)
 
 
+def test_the_correction_holds_for_tests_that_hang_together():
+    """Benjamini and Yekutieli's: on these, two people would fall to a correction for independent tests."""
+    judge, people = rated(judge_error=0.3, people=8, seed=5)
+    p_values = written_out(judge, people, 0.1, "accuracy")[2]
+    assert (false_discovery_control(p_values, method="bh") <= 0.05).sum() == 2
+    assert alternative_test(judge, people, epsilon=0.1).winning_rate == 0.0
+
+
 def test_a_judge_better_than_people_passes_and_one_that_guesses_fails():
     good, bad = (alternative_test(*rated(judge_error=error), epsilon=0.1) for error in (0.05, 1.0))
     assert good.passes and good.winning_rate == 1.0 and good.advantage > 0.85

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom, permutation_test
+from scipy.stats import betabinom, permutation_test, ttest_1samp
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.cells import fit_prior, shrunk_cells
@@ -73,6 +73,14 @@ def test_a_paired_difference_is_found_that_two_intervals_would_hide():
     assert found.difference.high - found.difference.low < 0.04  # unpaired it would be twice as wide
     turned = paired_difference(second, first, clusters)
     assert turned.difference.value == -found.difference.value and turned.p == found.p
+
+
+def test_both_p_values_are_about_that_of_a_t_test_on_normal_differences():
+    first, second, clusters = policies(0.02, seed=5)
+    found = paired_difference(first, second, clusters, bootstrap=20_000)
+    p = ttest_1samp([first[name] - second[name] for name in first], 0).pvalue
+    assert 0.01 < p < 0.1
+    assert found.p == pytest.approx(p, rel=0.1) and found.p_bootstrap == pytest.approx(p, rel=0.1)
 
 
 def test_equal_policies_differ_by_nothing():
