@@ -1,4 +1,4 @@
-"""CounselChat: therapists' answers with readers' upvotes (Bertagnolli 2020). Upvotes follow exposure: diagnostic only."""
+"""CounselChat: therapists' answers with readers' upvotes (Bertagnolli 2020), which follow exposure: diagnostic only."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,10 @@ def human_labels(
     """
     for name in sets:
         if name not in SETS:
-            raise UserError(
-                f"human labels: unknown set '{name}'{nearest(name, list(SETS))}; known are {', '.join(SETS)}"
-            )
+            hint = nearest(name, list(SETS))
+            raise UserError(f"human labels: unknown set '{name}'{hint}; known are {', '.join(SETS)}")
+    if bootstrap < 1:
+        raise UserError("human labels: an interval needs draws; give bootstrap 1 or more")
     read = [SETS[name](place) for name, place in sets.items()]  # all files are looked at before anything is scored
     seen = HeldOut(training, near)
     rows: list[Row] = []
@@ -92,18 +94,7 @@ def without_seen(found: LabelledSet, seen: HeldOut) -> LabelledSet:
     counts = found.counts.copy()
     counts["items left out: nearly a training speech"] = len(found.items) - len(items)
     counts["pairs left out: nearly a training speech"] = len(found.duels) - len(duels)
-    return LabelledSet(
-        found.name,
-        found.license,
-        found.origin,
-        found.unit,
-        items,
-        found.tests,
-        duels,
-        counts,
-        found.ceiling,
-        found.note,
-    )
+    return replace(found, items=items, duels=duels, counts=counts)
 
 
 def macro(rows: Iterable[Row]) -> Figure:
@@ -131,9 +122,8 @@ def human_table(found: Mapping[str, Any]) -> str:
         units = f"{row['units']} {row['unit']}s"
         star = "" if row["in_macro"] else " *"
         cells = [row["set"], row["test"] + star, row["metric"], _cell(row["score"]), _cell(row["raw"], False), *low]
-        lines.append(
-            "| " + " | ".join([*cells, others, _cell(row["gain"]), str(row["n"]), units, row["license"]]) + " |"
-        )
+        cells += [others, _cell(row["gain"]), str(row["n"]), units, row["license"]]
+        lines.append("| " + " | ".join(cells) + " |")
     total = found["macro"]
     lines += ["", f"Macro-OOD over {total['n']} tests: {_cell(total)}. * does not count towards it."]
     return "\n".join(lines) + "\n"

@@ -31,10 +31,11 @@ class Row:
 
 @dataclass
 class Ground:
-    """What the tests of a set share: scores by contender in the order of the items, draws, and folds."""
+    """What the tests of a set share: scores by contender in the order of the items, counted words, and draws."""
 
     found: LabelledSet
     scores: dict[str, Array]
+    words: baselines.Words
     draws: Draws
     bootstrap: int
     seed: int
@@ -43,11 +44,6 @@ class Ground:
     @property
     def units(self) -> NDArray[np.str_]:
         return np.array([item.unit for item in self.found.items])
-
-    @property
-    def texts(self) -> NDArray[np.object_]:
-        replies = ["\n".join(part.reply for part in item.parts) for item in self.found.items]
-        return np.array(replies, dtype=object)
 
 
 def measure(found: LabelledSet, scorer: Scorer, *, bootstrap: int, seed: int) -> list[Row]:
@@ -60,7 +56,9 @@ def measure(found: LabelledSet, scorer: Scorer, *, bootstrap: int, seed: int) ->
     for name in sorted({name for item in found.items for name in item.known}):
         scores[name] = np.array([item.known.get(name, np.nan) for item in found.items])
     own = int(content_id([seed, found.name]), 16) >> 1  # every set draws its units for itself
-    ground = Ground(found, scores, Draws([item.unit for item in found.items], bootstrap, own), bootstrap, own)
+    words = baselines.Words(["\n".join(part.reply for part in item.parts) for item in found.items])
+    draws = Draws([item.unit for item in found.items], bootstrap, own)
+    ground = Ground(found, scores, words, draws, bootstrap, own)
     return [row for test in found.tests for row in KINDS[test.kind](ground, test)]
 
 
@@ -79,11 +77,11 @@ def _labelled(ground: Ground, test: Task) -> tuple[NDArray[np.int64], Array, int
 
 def _taught(
     ground: Ground, key: str, places: NDArray[np.int64], fit: Callable[..., Array | None], labels: Array
-) -> Any:
+) -> Array | None:
     """What TF-IDF says out of fold; learnt once for tests that ask the same of the same items."""
     if key not in ground.taught:
         fold = baselines.folds(list(ground.units[places]), ground.seed)
-        ground.taught[key] = fit(list(ground.texts[places]), labels, fold)
+        ground.taught[key] = fit(ground.words, places, labels, fold)
     return ground.taught[key]
 
 
@@ -138,13 +136,18 @@ def _levels(ground: Ground, test: Task) -> list[Row]:
 
 
 def _cut(scores: Array, labels: Array, fold: NDArray[np.int64]) -> Array:
+    """Levels by cuts that each leave as near as can be the share of other folds' labels below their level."""
     levels = np.unique(labels)
     found = np.empty_like(labels)
     for number in np.unique(fold):
         asked = fold == number
         taught = ~asked if (~asked).any() else asked
-        below = [float((labels[taught] < level).mean()) for level in levels[1:]]
-        found[asked] = levels[np.searchsorted(np.quantile(scores[taught], below), scores[asked], side="right")]
+        known = np.sort(scores[taught])
+        values = np.append(np.unique(known), np.inf)
+        under = np.searchsorted(known, values) / len(known)  # items of equal scores are never parted
+        wanted = [float((labels[taught] < level).mean()) for level in levels[1:]]
+        cuts = np.sort([values[np.abs(under - share).argmin()] for share in wanted])
+        found[asked] = levels[np.searchsorted(cuts, scores[asked], side="right")]
     return found
 
 
@@ -187,19 +190,19 @@ def _pairs(ground: Ground, test: Task) -> list[Row]:
     place = {item.id: number for number, item in enumerate(ground.found.items)}
     duels = [duel for duel in ground.found.duels if duel.test == test.name]
     sides = np.array([(place[duel.better], place[duel.worse]) for duel in duels], dtype=np.int64).reshape(-1, 2)
-    scored = np.isfinite(ground.scores[SCORE])[sides].all(axis=1)
+    scored = np.asarray(np.isfinite(ground.scores[SCORE])[sides].all(axis=1))
     sides, missing = sides[scored], int((~scored).sum())
-    units = [duel.unit for duel, held in zip(duels, scored, strict=True) if held]
+    units = [duels[number].unit for number in np.flatnonzero(scored)]
     if not units:
         return [_none(ground, test, "accuracy", 0, missing)]
     gaps = {name: values[sides[:, 0]] - values[sides[:, 1]] for name, values in ground.scores.items()}
     fold = baselines.folds(units, ground.seed)
-    tfidf = baselines.tfidf_pairs(list(ground.texts[sides[:, 0]]), list(ground.texts[sides[:, 1]]), fold)
+    tfidf = baselines.tfidf_pairs(ground.words, sides, fold)
     gaps |= {} if tfidf is None else {TFIDF: tfidf}
     credit = {name: (np.sign(gap) + 1) / 2 for name, gap in gaps.items() if np.isfinite(gap).all()}
     draws = {name: resampling.mean(values, units, ground.draws, macro=test.macro) for name, values in credit.items()}
     figures = {name: _accuracy(ground, test, values, units) for name, values in credit.items()}
-    extra = {"by_pair": round(float(credit[SCORE].mean()), 4)} if test.macro else {}
+    extra = {"by_pair": {name: round(float(values.mean()), 4) for name, values in credit.items()}} if test.macro else {}
     return [_row(ground, test, "accuracy", draws, units, missing, figures=figures, extra=extra)]
 
 
@@ -246,7 +249,8 @@ def _row(
 
 def _none(ground: Ground, test: Task, metric: str, n: int, missing: int) -> Row:
     """A test that this file cannot answer: too few items, or all of one label."""
-    empty = {"score": None, "raw": None, "baselines": {}, "shown": {}, "best_baseline": None, "gain": None}
+    nothing = dict.fromkeys(("score", "raw", "best_baseline", "gain"))
+    empty: dict[str, Any] = {**nothing, "baselines": {}, "shown": {}}
     return Row(_head(ground, test, metric, n, 0, missing) | empty)
 
 

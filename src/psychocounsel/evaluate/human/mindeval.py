@@ -1,4 +1,4 @@
-"""MindEval's human set: psychologists' scores of whole conversations, three systems for each profile (Pombal et al. 2025).
+"""MindEval's human set: psychologists score conversations, three systems for each profile (Pombal et al. 2025).
 
 Its loader takes JSON Lines with one rating a line: `profile`, `system`, `rater` (names), `interaction` (chat messages;
 `user` is the person who seeks support) and `scores` (criterion to number).

@@ -1,4 +1,4 @@
-"""Rows of label files as published: columns that must be there, numbers that must be numbers, and where each fault is."""
+"""Rows of label files as published: columns that must be there, numbers that are numbers, and where a fault is."""
 
 from __future__ import annotations
 

@@ -122,9 +122,9 @@ def level_agreement(found: Array, labels: Array, units: Sequence[str], draws: Dr
     }
 
 
-def figure(draws: Array, n: int, unit: str, share_of: int | None = None) -> Figure:
-    """Value and 95 % percentile interval as a figure; a share of `share_of` units takes Wilson's where nothing varies."""
-    rounded = {key: None if end is None else round(end, 4) for key, end in estimate(draws, share_of).items()}
+def figure(draws: Array, n: int, unit: str) -> Figure:
+    """Value and 95 % percentile interval as a figure; no interval where draws are too few or nothing varies."""
+    rounded = {key: None if end is None else round(end, 4) for key, end in estimate(draws).items()}
     return Figure(value=rounded["value"], low=rounded["low"], high=rounded["high"], n=n, unit=unit)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, str]]
 Asked = tuple[Messages, Sequence[str]]
 Scorer = Callable[[Sequence[Asked]], Sequence[Sequence[float | None]]]
-"""(chat messages that end with the user, replies) for many prompts; a score for each reply, None where there is none."""
+"""Many (chat messages that end with the user, replies) in; a score for each reply out, None where there is none."""
 ROLES = {"user": "client", "assistant": "therapist"}
 
 
@@ -92,9 +92,7 @@ def scores_of(items: Sequence[Item], scorer: Scorer, *, corrected: bool) -> tupl
 
 def _answers(scorer: Scorer, asked: Sequence[Asked]) -> list[Sequence[float | None]]:
     answers = list(scorer(asked)) if asked else []
-    if len(answers) != len(asked) or any(
-        len(row) != len(texts) for row, (_, texts) in zip(answers, asked, strict=True)
-    ):
+    if [len(row) for row in answers] != [len(texts) for _, texts in asked]:
         raise UserError("human labels: the scorer must give one score for each reply of each prompt, in order")
     if any(value is not None and not math.isfinite(value) for row in answers for value in row):
         raise UserError("human labels: the scorer gives scores that are not numbers; give None where there is no score")
