@@ -54,7 +54,7 @@ def number(row: Row, column: str, where: str, low: float = -math.inf, high: floa
         value = float(text(row, column))
     except ValueError:
         value = math.nan
-    if not low <= value <= high:
+    if not (math.isfinite(value) and low <= value <= high):
         bounds = f" from {low:g} to {high:g}" if math.isfinite(low) and math.isfinite(high) else ""
         raise UserError(f"{where}: column '{column}' holds no number{bounds}; mend the row or take it out")
     return value
