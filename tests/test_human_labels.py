@@ -213,10 +213,12 @@ def test_the_embedded_judge_on_all_sets_finds_what_was_planted(judged):
             assert row["score"]["low"] <= row["score"]["value"] <= row["score"]["high"]
 
 
-def test_results_are_json_the_same_every_time_and_hold_no_text(sets, judged, tmp_path):
-    again = human_labels(sets, principle_scorer(EmbeddedScorer(), load_principles()), bootstrap=300, seed=1)
+def test_results_are_json_the_same_in_any_company_and_hold_no_text(sets, judged, tmp_path):
+    scorer = principle_scorer(EmbeddedScorer(), load_principles())
+    again = human_labels({name: sets[name] for name in ("siri-2", "annomi")}, scorer, bootstrap=300, seed=1)
     told = json.dumps(judged, allow_nan=False)
-    assert told == json.dumps(again, allow_nan=False)
+    assert len(again["rows"]) == 10 and all(row in judged["rows"] for row in again["rows"])
+    assert again["sets"]["annomi"] == judged["sets"]["annomi"]
     table = human_table(judged)
     assert table.count("\n") == 2 + len(judged["rows"]) + 2 and "Macro-OOD over 10 tests" in table
     for text in (*POSTS, WARM, ASKING, FLAT, "ExampleCounsellor", str(tmp_path.parent)):

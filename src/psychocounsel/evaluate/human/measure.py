@@ -98,10 +98,10 @@ def _auc(ground: Ground, test: Task) -> list[Row]:
     units = list(ground.units[places])
     tfidf = _taught(ground, f"label {test.label}", places, baselines.tfidf_labels, labels)
     strata = [ground.found.items[place].stratum for place in places] if test.within else []
-    draws = {
-        name: resampling.auc(scores, labels, units, ground.draws, strata)
-        for name, scores in _contenders(ground, places, tfidf).items()
-    }
+    contenders = _contenders(ground, places, tfidf)
+    contenders.pop("shorter")  # it is what is left of the longer one's area
+    draws = {name: resampling.auc(scores, labels, units, ground.draws, strata) for name, scores in contenders.items()}
+    draws["shorter"] = 1 - draws["longer"]
     return [_row(ground, test, "AUC", draws, units, missing, extra={"positive": int(labels.sum())})]
 
 

@@ -42,11 +42,11 @@ class Draws:
         """The column of each item's unit."""
         return np.array([self.place[unit] for unit in units], dtype=np.int64)
 
-    def chunks(self, units: Sequence[str]) -> Iterator[Array]:
-        """Weights of items, (draws, items), some draws at a time."""
+    def chunks(self, units: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+        """Weights of items, (items, draws), some draws at a time; 32 bits hold halves exactly up to 8 million."""
         columns = self.columns(units)
         for start in range(0, len(self.weights), CHUNK):
-            yield self.weights[start : start + CHUNK][:, columns].astype(np.float64)
+            yield self.weights[start : start + CHUNK].astype(np.float32).T[columns]
 
     def totals(self, sums: Array, units: Sequence[str]) -> Array:
         """Column totals of (items, width) in every draw, (draws, width)."""
@@ -77,15 +77,14 @@ def auc(scores: Array, labels: Array, units: Sequence[str], draws: Draws, strata
         inside = np.flatnonzero(names == name)
         order = inside[np.argsort(scores[inside], kind="stable")]
         starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)  # where a run of equal scores begins
-        positive = labels[order] == 1
-        at = 0
+        positive, at = labels[order] == 1, 0
         for weights in draws.chunks([units[place] for place in order]):
-            up = np.add.reduceat(weights * positive, starts, axis=1)
-            down = np.add.reduceat(weights * ~positive, starts, axis=1)
-            below = np.cumsum(down, axis=1) - down / 2
-            here = slice(at, at := at + len(weights))
-            won[here] += (up * below).sum(axis=1)
-            pairs[here] += up.sum(axis=1) * down.sum(axis=1)
+            up = np.add.reduceat(np.where(positive[:, None], weights, 0), starts, axis=0)
+            down = np.add.reduceat(np.where(positive[:, None], 0, weights), starts, axis=0)
+            below = np.cumsum(down, axis=0) - down / 2
+            here = slice(at, at := at + weights.shape[1])
+            won[here] += np.einsum("ij,ij->j", up, below, dtype=np.float64)
+            pairs[here] += up.sum(axis=0, dtype=np.float64) * down.sum(axis=0, dtype=np.float64)
     return _divided(won, pairs)
 
 
