@@ -183,9 +183,9 @@ def scoring(results: dict[str, Result]) -> str:
     threads = f"{figures['threads']} thread{'s' if figures['threads'] > 1 else ''}"
     ratio, padded = (ranged(figures[name], times=True) for name in ("ratio", "ratio_padded"))
     return (
-        f"{table(['scoring', 'replies/s'], rows)}\nThe ratio is {ratio} to sorted batches and {padded} to batches as they "
-        f"come; the goal ({result['goal']}) is "
-        f"{verdict}. Reading a prompt once makes the tokens {tokens_ratio} times as few, which is "
+        f"{table(['scoring', 'replies/s'], rows)}\nThe ratio is {ratio} to sorted batches and {padded} to batches as "
+        f"they come; the goal ({result['goal']}) is {verdict}. Reading a prompt once makes the tokens {tokens_ratio} "
+        "times as few, which is "
         f"about all that can be gained where both sides use the processor well; scores lie {apart} apart at most. "
         f"Measured {result['date']} on {result['machine']['processor']}, {threads}, {figures['prompts']} prompts of 8 "
         "replies.\n"
