@@ -6,7 +6,7 @@ weights in float32 and the same threads, and draw at temperature 1 without top-k
 chance at every token. What counts are tokens of replies per second, up to and with the end token. Greedy replies of
 both sides have to be the same tokens.
 
-    python benchmarks/generation.py [--prompts 4] [--rounds 3] [--threads 1] [--save]
+    python benchmarks/generation.py [--prompts 3] [--rounds 3] [--threads 1] [--save]
 
 The exit code is 1 while the goal is not met.
 """
@@ -142,7 +142,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     for name, default in (("least", LEAST), ("mean", MEAN), ("most", MOST)):
