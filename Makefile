@@ -2,9 +2,9 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN = .venv/bin/psychocounsel
-# what benchmarks are made of, a search that is run by hand, and the two of `bench-training`
+# what benchmarks are made of, a search that is run by hand, and those of `bench-training`
 PARTS = accuracy_data accuracy_sides measurement training_data training_models trl_peer our_peer trl_settings tune_trl \
-  side_by_side comparison flops tables wording train_vs_trl scoring training_profile
+  side_by_side comparison flops tables wording train_vs_trl scoring generation training_profile
 BENCHMARKS = $(filter-out $(PARTS:%=benchmarks/%.py), $(wildcard benchmarks/*.py))
 
 .PHONY: setup demo format check test docs bench bench-training clean
@@ -47,6 +47,7 @@ bench: .venv/dev  ## every benchmark; each prints one JSON object as its last li
 bench-training: .venv/dev  ## beside TRL, for hours; continues where it stopped; goals that are not met do not stop it
 	-.venv/bin/python benchmarks/train_vs_trl.py --save
 	-.venv/bin/python benchmarks/scoring.py --save
+	-.venv/bin/python benchmarks/generation.py --save
 	.venv/bin/python benchmarks/tables.py --write
 
 clean:

@@ -1,8 +1,10 @@
-"""Scoring eight replies a prompt: RewardModel.read beside plain sorted batches through the Hugging Face model.
+"""Scoring eight replies a prompt: RewardModel.read beside plain batches through the Hugging Face model.
 
-The plain side encodes prompt and reply anew for every reply, sorts by length, pads to the longest of a batch and runs
-without gradients; the best of several batch sizes is taken. Both go from texts to scores, in float32, with the same
-random model and threads, in turn; freed memory is kept by the C library for both. Scores have to be equal.
+The plain sides encode prompt and reply anew for every reply, pad to the longest of a batch and run without gradients.
+One sorts by length and takes the best of several batch sizes. The other, `padded`, is a user's simple loop: eight
+replies at once, the default of the Trainer of transformers, in the order they come. All go from texts to scores, in
+float32, with the same random model and threads, in turn; freed memory is kept by the C library for all. Scores have to
+be equal.
 
     python benchmarks/scoring.py [--prompts 16] [--rounds 5] [--threads 1] [--save]
 
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,8 @@ from trl_settings import KEEP_MEMORY
 RESULT = Path(__file__).parent / "results" / "scoring.json"
 REPLIES = 8
 BATCHES = (1, 2, 4, 8, 16, 32)
-GOAL, EQUAL = 3.0, 1e-4
+PADDED_BATCH = 8
+GOAL, GOAL_PADDED, EQUAL = 3.0, 2.0, 1e-4
 
 Item = tuple[list[dict[str, str]], list[str]]
 
@@ -52,8 +56,8 @@ def items(tokenizer: Any, prompts: int, source: str = "auto") -> list[Item]:
     return found
 
 
-def plain(model: Any, tokenizer: Any, asked: list[Item], batch: int) -> list[float]:
-    """Scores in order, by padded batches of similar length."""
+def plain(model: Any, tokenizer: Any, asked: list[Item], batch: int, by_length: bool = True) -> list[float]:
+    """Scores in order, by padded batches of similar length, or of what comes together."""
     import torch
 
     rows = []
@@ -63,12 +67,14 @@ def plain(model: Any, tokenizer: Any, asked: list[Item], batch: int) -> list[flo
             ids = tokenizer.apply_chat_template(chat)["input_ids"]
             end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)  # a score belongs to the end token
             rows.append(ids[:end])
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    order = list(range(len(rows)))
+    if by_length:
+        order.sort(key=lambda place: len(rows[place]))
     scores = [0.0] * len(rows)
     with torch.inference_mode():
         for start in range(0, len(order), batch):
             places = order[start : start + batch]
-            longest = len(rows[places[-1]])
+            longest = max(len(rows[place]) for place in places)
             ids = torch.full((len(places), longest), tokenizer.pad_token_id)
             mask = torch.zeros_like(ids)
             for number, place in enumerate(places):
@@ -81,7 +87,7 @@ def plain(model: Any, tokenizer: Any, asked: list[Item], batch: int) -> list[flo
 
 
 def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """Replies per second of both sides round by round, their ratio, and how far scores lie apart."""
+    """Replies per second of all sides round by round, their ratios, and how far scores lie apart."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -99,26 +105,34 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     def ours() -> list[float]:
         return [scored.reward for found in reward.read(data) for scored in found]
 
-    speeds = {}
-    for batch in BATCHES:
-        plain(model, tokenizer, data[:2], batch)
-        speeds[batch] = timed(lambda batch=batch: plain(model, tokenizer, data, batch), count)[0]
-    best = max(speeds, key=lambda batch: speeds[batch])
-    sides = {"ours": ours, "plain": lambda: plain(model, tokenizer, data, best)}
+    def speeds(by_length: bool) -> dict[int, float]:
+        plain(model, tokenizer, data[:2], BATCHES[-1], by_length)
+        calls = {batch: partial(plain, model, tokenizer, data, batch, by_length) for batch in BATCHES}
+        return {batch: timed(call, count)[0] for batch, call in calls.items()}
+
+    by_batch, padded_by_batch = speeds(True), speeds(False)
+    best = max(by_batch, key=lambda batch: by_batch[batch])
+    sides = {
+        "ours": ours,
+        "plain": lambda: plain(model, tokenizer, data, best),
+        "padded": lambda: plain(model, tokenizer, data, PADDED_BATCH, by_length=False),
+    }
     found: dict[str, list[float]] = {name: [] for name in sides}
     last: dict[str, list[float]] = {}
     for number in range(asked.rounds):
         for name in list(sides)[:: 1 - 2 * (number % 2)]:
             speed, last[name] = timed(sides[name], count)
             found[name].append(speed)
-    apart = max(abs(a - b) for a, b in zip(last["ours"], last["plain"], strict=True))
-    ratios = [a / b for a, b in zip(found["ours"], found["plain"], strict=True)]
+    apart = max(abs(a - b) for peer in ("plain", "padded") for a, b in zip(last["ours"], last[peer], strict=True))
+    ratio, padded = ([a / b for a, b in zip(found["ours"], found[peer], strict=True)] for peer in ("plain", "padded"))
     return {
         "prompts": len(data), "replies": count, "threads": asked.threads, "layers": asked.layers,
         "hidden": asked.hidden, "tokens_ratio": round(sum(lengths) / once, 3), "best_batch": best,
         "replies_per_s": {name: spread(speeds, 1) for name, speeds in found.items()},
-        "plain_by_batch": {str(batch): round(speed, 1) for batch, speed in speeds.items()},
-        "ratio": spread(ratios), "largest_difference": float(f"{apart:.2g}"), "load": round(os.getloadavg()[0], 2),
+        "plain_by_batch": {str(batch): round(speed, 1) for batch, speed in by_batch.items()},
+        "padded_by_batch": {str(batch): round(speed, 1) for batch, speed in padded_by_batch.items()},
+        "padded_batch": PADDED_BATCH, "ratio": spread(ratio), "ratio_padded": spread(padded),
+        "largest_difference": float(f"{apart:.2g}"), "load": round(os.getloadavg()[0], 2),
     }  # fmt: skip
 
 
@@ -151,8 +165,12 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         build_data(Path(place), 4, (asked.hidden, asked.layers, asked.heads, asked.intermediate), asked.source)
         figures = measure(Path(place), asked)
-    met = figures["ratio"]["median"] >= GOAL and figures["largest_difference"] <= EQUAL
-    goal = f"{GOAL:g} times plain sorted batches at eight replies a prompt, scores equal to {EQUAL:g}"
+    fast = figures["ratio_padded"]["median"] >= GOAL_PADDED and figures["ratio"]["median"] >= GOAL
+    met = fast and figures["largest_difference"] <= EQUAL
+    goal = (
+        f"{GOAL_PADDED:g} times plain padded batches and {GOAL:g} times plain sorted batches at eight replies a "
+        f"prompt, scores equal to {EQUAL:g}"
+    )
     body = {"benchmark": "scoring", "figures": figures, "goal": goal, "met": met}
     if asked.save:
         stamped = {"date": date.today().isoformat(), "machine": processor(), "versions": versions(), **body}

@@ -176,13 +176,16 @@ def scoring(results: dict[str, Result]) -> str:
     result, figures = results["scoring"], results["scoring"]["figures"]
     speeds = figures["replies_per_s"]
     rows = [["one read for all replies of a prompt", ranged(speeds["ours"])],
-            [f"plain, sorted, {figures['best_batch']} in a batch", ranged(speeds["plain"])]]  # fmt: skip
+            [f"plain, sorted, {figures['best_batch']} in a batch", ranged(speeds["plain"])],
+            [f"plain, as they come, {figures['padded_batch']} in a batch", ranged(speeds["padded"])]]  # fmt: skip
     verdict = "met" if result["met"] else "not met"
     tokens_ratio, apart = number(figures["tokens_ratio"]), f"{figures['largest_difference']:.1g}"
     threads = f"{figures['threads']} thread{'s' if figures['threads'] > 1 else ''}"
+    ratio, padded = (ranged(figures[name], times=True) for name in ("ratio", "ratio_padded"))
     return (
-        f"{table(['scoring', 'replies/s'], rows)}\nThe ratio is {ranged(figures['ratio'], times=True)}; the goal ("
-        f"{result['goal']}) is {verdict}. Reading a prompt once makes the tokens {tokens_ratio} times as few, which is "
+        f"{table(['scoring', 'replies/s'], rows)}\nThe ratio is {ratio} to sorted batches and {padded} to batches as "
+        f"they come; the goal ({result['goal']}) is {verdict}. Reading a prompt once makes the tokens {tokens_ratio} "
+        "times as few, which is "
         f"about all that can be gained where both sides use the processor well; scores lie {apart} apart at most. "
         f"Measured {result['date']} on {result['machine']['processor']}, {threads}, {figures['prompts']} prompts of 8 "
         "replies.\n"

@@ -22,3 +22,5 @@ def test_both_sides_give_the_same_scores_and_the_goal_decides_the_exit_code():
     assert figures["ratio"]["n"] == 2
     speeds = figures["plain_by_batch"]
     assert speeds[str(figures["best_batch"])] == max(speeds.values())
+    assert set(figures["replies_per_s"]) == {"ours", "plain", "padded"} and figures["ratio_padded"]["n"] == 2
+    assert list(figures["padded_by_batch"]) == list(speeds) and figures["padded_batch"] == 8

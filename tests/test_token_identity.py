@@ -34,8 +34,8 @@ LLAMA2 = (
     "{% else %}{{ bos_token + '[INST] ' + message['content'] + ' [/INST]' }}{% endif %}{% endfor %}"
 )
 NO_MARK = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 HEADERS = ["<|start_header_id|>", "<|end_header_id|>"]
 IM = ["<|im_start|>", "<|im_end|>"]
