@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.evaluate.arena import Contest, hold, win_rate
+from psychocounsel.evaluate.clusters import clusters_of
 from psychocounsel.evaluate.rounds import ROUNDS
-from psychocounsel.evaluate.statistics import Figure, cluster_mean
+from psychocounsel.evaluate.statistics import Figure, mean_figure
 from psychocounsel.pipeline.context import Run
 from psychocounsel.policy.gate import open_gate
 from psychocounsel.policy.look import Looked, decide, dev_speeches, gains, look
@@ -140,11 +141,11 @@ class Rounds:
         figures = {key: Figure(value=round(value, 4), n=int(texts["replies"]), unit="") for key, value in shown.items()}
         start = self._before(0) if number else seen
         against = self._judged(start, seen, number) if self.judges else None
-        figures["reward"] = self._mean(gains(seen, start, self.online), "reward")
         if against is not None:
             figures["judge"] = against
         if not number:
-            return figures, []
+            return {**figures, "reward": Figure(value=0.0, n=len(self.dev), unit="reward")}, []
+        figures["reward"] = self._mean(gains(seen, start, self.online), "reward")
         figures["kl"] = self._mean(seen.kl, "nats per reply")
         raised = alarms(
             texts, text_figures(_texts(start)), self.online.limits, kl=figures["kl"].value,
@@ -155,8 +156,10 @@ class Rounds:
 
     def _mean(self, values: Mapping[str, float], unit: str) -> Figure:
         clusters = {speech.id: speech.cluster for speech in self.dev}
-        settings = {"bootstrap": self.run.recipe.evaluate.bootstrap, "seed": self.run.recipe.seed}
-        return cluster_mean(list(values.values()), [clusters[key] for key in values], unit, **settings)
+        return mean_figure(
+            list(values.values()), clusters_of([clusters[key] for key in values]), unit, share=False,
+            bootstrap=self.run.recipe.evaluate.bootstrap, seed=self.run.recipe.seed,
+        )  # fmt: skip
 
     def _before(self, number: int) -> Looked:
         """What an earlier look left."""
