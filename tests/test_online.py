@@ -59,7 +59,7 @@ def online(folder, talker, source, speeches, gate=lambda speech, text: "", **cha
 
 
 def test_an_online_round_samples_scores_and_learns(tmp_path, talker, judge_model, speeches):
-    counts = online(tmp_path, talker, judge_model, speeches, drop_truncated=False)
+    counts = online(tmp_path, talker, judge_model, speeches, truncated="keep")
     rows = [row for _, row in read_rows(tmp_path / "candidates.jsonl")]
     assert counts["speeches"] == 4 and counts["candidates"] == len(rows) == 16
     assert counts["pairs"] + counts["left_out"]["speeches without a pair"] == 4 and counts["pairs"] >= 1

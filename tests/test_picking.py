@@ -38,8 +38,12 @@ def test_what_cannot_stand_in_a_pair_is_left_out_by_its_reason():
     [pair], left_out = pick(rows, [2, 99, 50, 1, None, 2])
     assert (pair["chosen"], pair["rejected"]) == (0, 3)
     assert left_out == {"truncated": 1, "empty": 1, "without a reward": 1, "barred": 0, "speeches without a pair": 0}
-    [pair], left_out = pick(rows, [2, 99, 50, 1, None, 2], drop_truncated=False)
+    [pair], left_out = pick(rows, [2, 99, 50, 1, None, 2], truncated="keep")
     assert (pair["chosen"], pair["rejected"]) == (1, 3) and left_out["truncated"] == 0
+    [pair], left_out = pick(rows, [2, -99, 50, 1, None, 2], truncated="lose")
+    assert (pair["chosen"], pair["rejected"]) == (0, 1) and left_out["barred"] == 0
+    [pair], _ = pick(rows, [2, 99, 50, 1, None, 2], truncated="lose")
+    assert (pair["chosen"], pair["rejected"]) == (0, 3)
 
 
 def test_a_barred_reply_is_never_chosen_but_may_lose():

@@ -44,7 +44,7 @@ epochs = 0.3
 speeches = 6
 samples = 3
 max_new_tokens = 12
-drop_truncated = false
+truncated = "keep"
 [evaluate]
 limit = 12
 max_new_tokens = 12

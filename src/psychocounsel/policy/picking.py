@@ -19,8 +19,8 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sampled reply with its merit: the reward, less what the recipe takes off for length. `barred` by the gate: it
-    may lose a pair, but never win one."""
+    """A sampled reply with its merit: the reward, less what the recipe takes off for length. `barred` by the gate, or
+    because it did not end: it may lose a pair, but never win one."""
 
     number: int
     text: str
@@ -72,7 +72,8 @@ def _usable(
     for row in rows:
         found = usable[row["speech_id"]]
         key = (row["speech_id"], row["sample"])
-        if table.drop_truncated and row["finish"] == "length":
+        ended = row["finish"] != "length" or table.truncated == "keep"
+        if not ended and table.truncated == "drop":
             left_out["truncated"] += 1
         elif not row["text"]:
             left_out["empty"] += 1
@@ -80,7 +81,7 @@ def _usable(
             left_out["without a reward"] += 1
         elif row["text"] not in found:
             left_out["barred"] += bool(barred.get(key))
-            found[row["text"]] = Candidate(row["sample"], row["text"], merit, bool(barred.get(key)))
+            found[row["text"]] = Candidate(row["sample"], row["text"], merit, bool(barred.get(key)) or not ended)
     return {speech_id: list(found.values()) for speech_id, found in usable.items()}
 
 

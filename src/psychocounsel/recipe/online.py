@@ -102,7 +102,10 @@ class OnlineTable(Table):
     length_ratio: Annotated[float, Field(ge=1)] | None = Field(
         default=None, description="most words of a pair's longer reply over its shorter one; none: any"
     )
-    drop_truncated: bool = Field(default=True, description="leave out replies that did not end")
+    truncated: Literal["drop", "lose", "keep"] = Field(
+        default="drop",
+        description="replies that did not end: left out, or never chosen (they may lose a pair), or as any other",
+    )
 
     dev_speeches: Positive = Field(default=200, description="most dev speeches answered after each round")
     dev_samples: Positive = Field(default=1, description="replies to each of them")
