@@ -12,7 +12,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.evaluate.best_of import best
 from psychocounsel.models.store import CallStore
 from psychocounsel.models.weights import load_tokenizer
-from psychocounsel.policy.sampling import Engine, Prompt, Sample, Sampling, open_engine, read_prompts
+from psychocounsel.policy.sampling import Engine, Prompt, Sample, Sampling, open_engine, owed, read_prompts
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.progress import progress
 from psychocounsel.recipe import EvaluateTable, ModelsTable
@@ -170,26 +170,16 @@ def sampled(
     size = max(1, engine.prompts_at_once(max((len(prompt.numbers) for prompt in prompts), default=1)))
     with progress(f"replies {name}", sum(len(prompt.numbers) for prompt in prompts)) as advance:
         for place in range(0, len(order), size):
-            owed = order[place : place + size]
-            for _ in range(retries + 1):
-                found = list(zip(owed, engine.sample(owed, sampling), strict=True))
-                got = [(prompt, sample) for prompt, some in found for sample in some]
-                advance(len(got))
-                yield got
-                owed = [rest for prompt, some in found if (rest := _without(prompt, some)).numbers]
-                if not owed:
-                    break
-            if missing := sum(len(prompt.numbers) for prompt in owed):
+            part = order[place : place + size]
+            found = owed(engine, part, sampling, retries)
+            got = [(prompt, sample) for prompt, some in zip(part, found, strict=True) for sample in some]
+            advance(len(got))
+            yield got
+            if missing := sum(len(prompt.numbers) for prompt in part) - len(got):
                 raise UserError(
                     f"evaluate: engine '{engine.name}' still owes {missing} replies of {name} after {retries + 1} "
                     "tries; the same command asks for the rest, or raise evaluate.engine.retries"
                 )
-
-
-def _without(prompt: Prompt, got: Sequence[Sample]) -> Prompt:
-    """The prompt with the samples that are still to come."""
-    known = {sample.number for sample in got}
-    return replace(prompt, numbers=tuple(number for number in prompt.numbers if number not in known))
 
 
 def _write_replies(
