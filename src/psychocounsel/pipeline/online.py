@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from psychocounsel.evaluate.arena import Contest, hold, win_rate
 from psychocounsel.evaluate.clusters import clusters_of
 from psychocounsel.evaluate.rounds import ROUNDS
@@ -157,7 +159,7 @@ class Rounds:
     def _mean(self, values: Mapping[str, float], unit: str) -> Figure:
         clusters = {speech.id: speech.cluster for speech in self.dev}
         return mean_figure(
-            list(values.values()), clusters_of([clusters[key] for key in values]), unit, share=False,
+            np.array(list(values.values())), clusters_of([clusters[key] for key in values]), unit, share=False,
             bootstrap=self.run.recipe.evaluate.bootstrap, seed=self.run.recipe.seed,
         )  # fmt: skip
 
