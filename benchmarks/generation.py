@@ -132,7 +132,8 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     ratios = [a / b for a, b in zip(speeds["ours"], speeds["plain"], strict=True)]
     return {
         "prompts": len(prompts), "replies": len(prompts) * REPLIES, "threads": asked.threads, "layers": asked.layers,
-        "hidden": asked.hidden, "prompt_tokens": spread([len(prompt.ids) for prompt in prompts], 0),
+        "hidden": asked.hidden, "source": read_texts(asked.source).source,
+        "prompt_tokens": spread([len(prompt.ids) for prompt in prompts], 0),
         "reply_tokens": {name: spread(found, 0) for name, found in lengths.items()},
         "mean_reply_tokens": {name: round(statistics.mean(found), 1) for name, found in lengths.items()},
         "tokens_per_s": {name: spread(found, 1) for name, found in speeds.items()},

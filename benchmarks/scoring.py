@@ -127,7 +127,8 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     ratio, padded = ([a / b for a, b in zip(found["ours"], found[peer], strict=True)] for peer in ("plain", "padded"))
     return {
         "prompts": len(data), "replies": count, "threads": asked.threads, "layers": asked.layers,
-        "hidden": asked.hidden, "tokens_ratio": round(sum(lengths) / once, 3), "best_batch": best,
+        "hidden": asked.hidden, "source": read_texts(asked.source).source,
+        "tokens_ratio": round(sum(lengths) / once, 3), "best_batch": best,
         "replies_per_s": {name: spread(speeds, 1) for name, speeds in found.items()},
         "plain_by_batch": {str(batch): round(speed, 1) for batch, speed in by_batch.items()},
         "padded_by_batch": {str(batch): round(speed, 1) for batch, speed in padded_by_batch.items()},
