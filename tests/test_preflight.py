@@ -104,6 +104,29 @@ def test_models_of_stages_that_are_taken_over_are_not_needed(tmp_path, cli, monk
         assert (code, err) == (2, "psychocounsel: model 'desk.judge:judge': not a callable that returns a ChatModel\n")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("policy.online.gate=rulez", "online.gate 'rulez': write 'rules', package.module:object"),
+        ('policy.online.rewards=["jugde:embedded"]', "'jugde:embedded' names no source of rewards"),
+        ("policy.online.pessimism=1.0", "reward.bootstrap to 2 or more"),
+        ('policy.online.judges=["nobody"]', "model 'nobody'"),
+        ("policy.online.engine.name=http", "policy.online.engine.name = 'http' needs policy.online.engine.urls"),
+        ('policy.online.engine.urls=["http://127.0.0.1:9/v1"]', "is read by policy.online.engine.name = 'http' only"),
+        ('policy.online.rewards=["judge:embedded"]', "embedded rewards the replies and would also judge the rounds"),
+        ('policy.online.rewards=["reward", "reward"]', "names one twice"),
+        ('policy.online.judges=["reward", "embedded"]', "stands alone"),
+        ('evaluate.baselines=["best-of-n"]', "'best-of-n' needs evaluate.best_of"),
+        ('policy.online.rewards=["judge:http://me:secret@127.0.0.1/v1#m"]', "a model is named by a URL with a user"),
+    ],
+)
+def test_what_online_rounds_name_is_tried_before_anything_runs(finished, tmp_path, cli, change, words):
+    folder, recipe = copy_run(finished, tmp_path, "pairs"), write_recipe(tmp_path)
+    code, _, err = cli("run", recipe, "--runs", tmp_path, "--to", "policy", "--set", change)
+    assert code == 2 and words in err and "Traceback" not in err
+    assert folder.manifest("supervised") is None and not folder.stage("supervised").exists()
+
+
 def test_a_recordings_file_name_is_no_family(tmp_path, cli, monkeypatch):
     """People's ratings of Llama's replies may lie in a file of that name, and a Llama may then grade others."""
     rows = [{"response_id": "r", "judge": "human:r1", "reply": json.dumps({"empathy": 4})}]

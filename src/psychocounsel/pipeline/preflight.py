@@ -40,7 +40,23 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
         from psychocounsel.training.policy_losses import open_loss
 
         open_loss(recipe.policy)
+    if "policy" in stages and recipe.policy.online.rounds:
+        _check_rounds(recipe)
     if "publish" in stages:
         from psychocounsel.pipeline.publishing import check_publish
 
         check_publish(recipe.publish)
+
+
+def _check_rounds(recipe: Recipe) -> None:
+    """What online rounds name, tried as far as that goes before there is a reward model."""
+    from psychocounsel.policy.gate import open_gate
+    from psychocounsel.policy.reward_sources import check_settings, kind_of
+
+    online = recipe.policy.online
+    open_gate(online.gate)
+    for name in online.rewards:
+        kind_of(name)
+    check_settings(recipe, None)
+    if online.judges != ["reward"]:
+        open_judges(online.judges or recipe.evaluate.judges, recipe.ratings, recipe.models)
