@@ -5,11 +5,13 @@ import torch
 from conftest import CLIENT_LINES
 from families import make_family
 from tiny_training import CHATML, save_tokenizer
+from transformers import GenerationConfig
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_tokenizer
 from psychocounsel.policy.generate import Replies
 from psychocounsel.policy.sampling import Prompt, Sampling
+from psychocounsel.training.checkpoints import save_model
 from psychocounsel.training.encoding import Encoder
 from psychocounsel.training.examples import Example
 
@@ -185,3 +187,15 @@ def test_a_template_that_cannot_write_a_reply_is_said(tmp_path):
     words = load_tokenizer(str(save_tokenizer(tmp_path, template, {"eos_token": "</s>", "pad_token": "<pad>"}, [])))
     with pytest.raises(UserError, match=r"template cannot write a user's message and a reply \(one message only\)"):
         Encoder(words, 64)
+
+
+@style
+def test_an_exported_policy_names_what_ends_its_replies(tmp_path, tokenizers, name):
+    """So that a server which knows nothing of the template stops where we do."""
+    words = tokenizers[name]
+    model = make_family("llama", vocab_size=len(words))
+    model.generation_config.eos_token_id = 2
+    save_model(tmp_path / "model", model, words)
+    found = GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id
+    ends = Encoder(words, 64).ends
+    assert set(found if isinstance(found, list) else [found]) == {2, *ends}

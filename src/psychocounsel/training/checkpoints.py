@@ -170,6 +170,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # ours say what takes long; these would stand between their lines
+    _name_ends(model, tokenizer)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with _writing(folder):
@@ -177,3 +178,16 @@ def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
         tokenizer.save_pretrained(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def _name_ends(model: Any, tokenizer: Any) -> None:
+    """Let the saved generation settings name every token that ends a reply, so that a server stops where we do."""
+    settings = getattr(model, "generation_config", None)
+    if settings is None or tokenizer.chat_template is None:
+        return
+    from psychocounsel.training.encoding import Encoder
+
+    named = settings.eos_token_id
+    known = [] if named is None else named if isinstance(named, list) else [named]
+    ends = list(dict.fromkeys([*known, *Encoder(tokenizer, 2).ends]))
+    settings.eos_token_id = ends if len(ends) > 1 else ends[0]
