@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from psychocounsel.errors import UserError
+from psychocounsel.evaluate.best_of import sizes
 from psychocounsel.models import open_models
 from psychocounsel.models.chat import Answer, ChatModel, Request
 from psychocounsel.models.prices import Price, PriceList, load_prices, tokens_in, tokens_out
 from psychocounsel.models.remote import Remote
 from psychocounsel.pipeline import Options, check_stages
+from psychocounsel.pipeline.contenders import contests
 from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.principles import Principle, load_principles, load_topics
 from psychocounsel.principles.prompts import dialogue_text, topic_prompt
@@ -154,6 +156,8 @@ def estimates(
             yield _repeated("ratings", judge.model, requests, len(jobs), prices)
             if probes and isinstance(judge.model, Remote):
                 yield _repeated("probes", judge.model, requests[:1], probes, prices)
+    if "policy" in stages and recipe.policy.online.rounds:
+        yield from _rounds(recipe, collection.speeches, item, principles, prices)
     if "evaluate" in stages:
         yield from _contests(recipe, collection.speeches, item, principles, prices)
 
@@ -175,15 +179,51 @@ def _contests(
     """Comparisons by judges that are models, in both orders: of the policies, and of one pair a test speech at most."""
     asked = sum(speech.split in recipe.evaluate.speeches for speech in speeches)
     asked = min(asked, recipe.evaluate.limit or asked)
-    matches = 3 if recipe.policy.online.rounds else 1
+    table = recipe.evaluate
+    names = ["base", "offline", *(["online"] if recipe.policy.online.rounds else []), *table.baselines]
     labelled = sum(speech.split == "test" for speech in speeches)
-    times = 2 * (matches * asked * recipe.evaluate.samples + min(labelled, recipe.responses.limit or labelled))
-    for judge in open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models):
+    picks = max(0, len(sizes(table.best_of)) - 1) if table.best_of else 0
+    times = 2 * (
+        len(contests(names)) * asked * table.samples + picks * asked + min(labelled, recipe.responses.limit or labelled)
+    )
+    yield from _compared("evaluate", recipe, table.judges, item, principles, times, prices)
+
+
+def _rounds(
+    recipe: Recipe, speeches: list[Speech], item: Item, principles: tuple[Principle, ...], prices: PriceList
+) -> Iterator[Estimate]:
+    """What online rounds ask of models: looks in both orders, and the ratings of judges who reward."""
+    online = recipe.policy.online
+    count = Counter(speech.split for speech in speeches)
+    held = min(online.dev_speeches, count["dev"] or int(count["train"] * online.hold_out)) * online.dev_samples
+    if online.judges != ["reward"]:
+        names = online.judges or recipe.evaluate.judges
+        yield from _compared("online", recipe, names, item, principles, 2 * held * online.rounds, prices)
+    ratings = online.rounds * min(online.speeches, count["train"]) * online.samples + (online.rounds + 1) * held
+    rewarding = [name.removeprefix("judge:") for name in online.rewards if name.startswith("judge:")]
+    for judge in open_judges(rewarding, recipe.ratings, recipe.models):
+        if isinstance(judge, ModelJudge):
+            form: Answer = "schema" if recipe.ratings.answer == "auto" else recipe.ratings.answer
+            requests = [judge.request(item, group, form) for group in judge.groups(principles, form)]
+            yield _repeated("online", judge.model, requests, ratings, prices)
+
+
+def _compared(
+    stage: str,
+    recipe: Recipe,
+    judges: Sequence[str],
+    item: Item,
+    principles: tuple[Principle, ...],
+    times: int,
+    prices: PriceList,
+) -> Iterator[Estimate]:
+    """Comparisons by the judges that are models."""
+    for judge in open_judges(judges, recipe.ratings, recipe.models):
         if isinstance(judge, ModelJudge):
             one = judge.request(item, principles, "text")  # about a rating's length and one more reply
             other = {"role": "user", "content": item.response.text}
             both = one.model_copy(update={"messages": (*one.messages, other)})
-            yield _repeated("evaluate", judge.model, [both], times, prices)
+            yield _repeated(stage, judge.model, [both], times, prices)
 
 
 def _typical(speeches: list[Speech], reply_tokens: int) -> Item:
