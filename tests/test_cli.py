@@ -177,6 +177,33 @@ def test_check_counts_the_comparisons_of_labelled_pairs_too(tmp_path, cli):
     assert many - few == 2 * (30 - 3)  # a test pair a speech at most, in both orders
 
 
+def test_check_counts_what_online_rounds_ask(tmp_path, cli):
+    recipe, judge = write_recipe(tmp_path), "policy.online.judges=['http://localhost:9/v1#j']"
+
+    def calls(*changes):
+        words = [word for change in (judge, *changes) for word in ("--set", change)]
+        return calls_by_stage(cli("check", recipe, *words)[1]).get("online", 0)
+
+    one = calls("policy.online.rounds=1")
+    assert one > 0 and calls("policy.online.rounds=3", "policy.online.dev_samples=2") == 6 * one
+    assert calls("policy.online.rounds=2", "policy.online.dev_speeches=4") == 2 * 2 * 4
+    assert calls("policy.online.rounds=0") == 0
+    rewarding = ("policy.online.rewards=['judge:http://localhost:9/v1#r']", "policy.online.dev_speeches=4")
+    judge = "policy.online.judges=['reward']"
+    assert (
+        calls("policy.online.rounds=2", *rewarding) == 2 * 6 * 3 + 3 * 4
+    )  # candidates, and looks with that at the start
+
+
+def test_check_counts_the_comparisons_of_baselines_and_of_the_curve(tmp_path, cli):
+    judge, recipe = "evaluate.judges=['http://localhost:9/v1#j']", write_recipe(tmp_path)
+    plain, more = (
+        calls_by_stage(cli("check", recipe, *(w for c in (judge, *changes) for w in ("--set", c)))[1])["evaluate"]
+        for changes in ((), ("evaluate.baselines=['best-of-n']", "evaluate.best_of=8"))
+    )
+    assert more - plain == 2 * 12 * (2 + 3)  # against base and online; picks of 2, 4 and 8
+
+
 def test_check_counts_by_the_thousand_what_is_on_the_hub(tmp_path, cli):
     text = 'name = "far"\n[speeches]\nsources = [{ load = "hub:somebody/speeches", text = "said" }]\n'
     text += "[evaluate]\nallow_dependent = true\n"
