@@ -118,7 +118,8 @@ def save_adapter(folder: Path, model: Any) -> None:
         return
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
+    # embeddings that grew by a pad token are frozen and made again at every loading; engines take no others
+    model.save_pretrained(part, save_embedding_layers=False)
     (part / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
