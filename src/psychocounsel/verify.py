@@ -27,7 +27,7 @@ from psychocounsel.pipeline import READS, stage_settings
 from psychocounsel.pipeline.context import Run
 from psychocounsel.pipeline.stages import STAGE_FUNCTIONS
 from psychocounsel.recipe import Recipe, parse_recipe
-from psychocounsel.records import file_hash, read_rows
+from psychocounsel.records import SECONDS, file_hash, read_rows
 from psychocounsel.run import STAGES, Manifest, RunFolder, differences, library_versions
 
 DATA = ("speeches", "responses", "ratings", "pairs", "publish")
@@ -113,7 +113,7 @@ def _on_disk(folder: RunFolder, manifest: Manifest, again: RunFolder) -> Iterato
             yield f"{place / name}: changed after it was made{where}"
     for file in sorted(place.rglob("*")):
         name = str(file.relative_to(place))
-        if file.is_file() and name not in manifest.outputs and name != "manifest.json":
+        if file.is_file() and name not in manifest.outputs and file.name not in ("manifest.json", SECONDS):
             yield f"{file}: not one of the files that the stage made"
 
 
