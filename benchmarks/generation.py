@@ -21,14 +21,12 @@ import statistics
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from comparison import spread
-from side_by_side import build_data, processor, versions
+from side_by_side import build_data, save_result, settle
 from training_data import SPEECH_TOKENS, SYSTEM, Lengths, read_texts
-from trl_settings import KEEP_MEMORY
 
 RESULT = Path(__file__).parent / "results" / "generation.json"
 REPLIES, LEAST, MOST, MEAN = 8, 80, 350, 180
@@ -153,10 +151,7 @@ def main(arguments: list[str]) -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.name} with date and machine")
     asked = parser.parse_args(arguments)
-    threads = {name: str(asked.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    wanted = KEEP_MEMORY | threads | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if not wanted.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, __file__, *arguments], os.environ | wanted)
+    settle(asked.threads, __file__, arguments)
     with tempfile.TemporaryDirectory() as place:
         build_data(Path(place), 4, (asked.hidden, asked.layers, asked.heads, asked.intermediate), asked.source)
         figures = measure(Path(place), asked)
@@ -164,9 +159,7 @@ def main(arguments: list[str]) -> int:
     goal = f"{GOAL:g} times plain model.generate at {REPLIES} replies a prompt, the same greedy replies"
     body = {"benchmark": "generation", "figures": figures, "goal": goal, "met": met}
     if asked.save:
-        stamped = {"date": date.today().isoformat(), "machine": processor(), "versions": versions(), **body}
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(stamped, indent=1) + "\n", encoding="utf-8")
+        save_result(RESULT, body)
     print(json.dumps(body))
     return 0 if met else 1
 

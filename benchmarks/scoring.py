@@ -20,15 +20,13 @@ import os
 import sys
 import tempfile
 import time
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from comparison import spread
-from side_by_side import build_data, processor, versions
+from side_by_side import build_data, save_result, settle
 from training_data import REPLY_TOKENS, SPEECH_TOKENS, SYSTEM, Lengths, read_texts
-from trl_settings import KEEP_MEMORY
 
 RESULT = Path(__file__).parent / "results" / "scoring.json"
 REPLIES = 8
@@ -159,10 +157,7 @@ def main(arguments: list[str]) -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.name} with date and machine")
     asked = parser.parse_args(arguments)
-    threads = {name: str(asked.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    wanted = KEEP_MEMORY | threads | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if not wanted.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, __file__, *arguments], os.environ | wanted)
+    settle(asked.threads, __file__, arguments)
     with tempfile.TemporaryDirectory() as place:
         build_data(Path(place), 4, (asked.hidden, asked.layers, asked.heads, asked.intermediate), asked.source)
         figures = measure(Path(place), asked)
@@ -174,9 +169,7 @@ def main(arguments: list[str]) -> int:
     )
     body = {"benchmark": "scoring", "figures": figures, "goal": goal, "met": met}
     if asked.save:
-        stamped = {"date": date.today().isoformat(), "machine": processor(), "versions": versions(), **body}
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(stamped, indent=1) + "\n", encoding="utf-8")
+        save_result(RESULT, body)
     print(json.dumps(body))
     return 0 if met else 1
 

@@ -159,6 +159,21 @@ def best_precision() -> str:
     return "bf16" if "amx_bf16" in processor()["flags"] else "fp32"
 
 
+def settle(threads: int, script: str, arguments: list[str]) -> None:
+    """Start the script once more unless its threads and its memory are settled: both have to be before torch loads."""
+    settled = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    wanted = KEEP_MEMORY | settled | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if not wanted.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, script, *arguments], os.environ | wanted)
+
+
+def save_result(path: Path, body: dict[str, Any]) -> None:
+    """Write a benchmark's figures with date, machine and versions."""
+    stamped = {"date": datetime.now().date().isoformat(), "machine": processor(), "versions": versions(), **body}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(stamped, indent=1) + "\n", encoding="utf-8")
+
+
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("torch", "transformers", "trl", "accelerate"):

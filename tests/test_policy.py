@@ -12,12 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_causal, load_tokenizer
-from psychocounsel.policy.generate import generate
+from psychocounsel.policy.generate import Replies
 from psychocounsel.policy.offline import open_encoder, policy_task, train_policy
+from psychocounsel.policy.sampling import Sampling, read_prompts
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.recipe import LoraTable, OnlineTable, PolicyTable
 from psychocounsel.training import checkpoints
 from psychocounsel.training.adapters import Start
+from psychocounsel.training.encoding import Encoder
 from psychocounsel.training.packed import PackedPolicy, opened
 from psychocounsel.training.packs import make_pack
 
@@ -66,6 +68,13 @@ def test_most_steps_bounds_a_policy_training(tmp_path, examples, model_folder):
 def test_no_train_pairs_is_said(tmp_path, model_folder):
     with pytest.raises(UserError, match="offline: there are no train pairs"):
         train_policy("offline", Start(str(model_folder)), ([], []), TABLE, 0, tmp_path)
+
+
+def generate(model, tokenizer, speeches, *, samples, temperature, max_new_tokens, max_length, seed, rows=64):
+    """Texts and finishes by speech, from a loaded policy."""
+    prompts = read_prompts(Encoder(tokenizer, max_length), speeches, samples)
+    found = Replies(tokenizer, model, rows).sample(prompts, Sampling(temperature, max_new_tokens, seed))
+    return [[(reply.text, reply.finish) for reply in replies] for replies in found]
 
 
 SAMPLING = {"samples": 3, "temperature": 1.0, "max_new_tokens": 8, "max_length": 256}

@@ -4,17 +4,13 @@ and `transformers serve`, which nobody here wrote."""
 import json
 import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from contextlib import ExitStack, closing
 
 import pytest
 from chain_model import chain_model
 from conftest import CLIENT_LINES, make_speech
 from local_server import chat, error, serving
-from tiny_run import environment
+from transformers_server import transformers_serve
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import calls
@@ -31,7 +27,6 @@ from psychocounsel.training.encoding import Encoder
 PIECES = ("You sound ", "worn out. ", "What ", "would ", "rest ", "look like?")
 SAID = "".join(PIECES)
 PLAIN = Sampling(1.0, 8, 1)
-START_S, STOP_S = 120, 20
 
 
 @pytest.fixture(scope="module")
@@ -383,45 +378,15 @@ def test_half_a_body_is_asked_again(policy, prompts):
     assert len(server.asked) == 8
 
 
-def wait_until_ready(process, url, log):
-    end = time.monotonic() + START_S
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"transformers serve was not ready:\n{log.read_text(errors='replace')[-3000:]}")
-            time.sleep(0.1)
-
-
 def test_transformers_serve_samples_from_the_folder_it_is_asked_for(policy, prompts, tmp_path):
     """Certain words at usual temperatures, others at a high one, although the folder's own settings are greedy."""
     policy = shutil.copytree(policy, tmp_path / "model")
     generation = json.loads((policy / "generation_config.json").read_text())
     (policy / "generation_config.json").write_text(json.dumps(generation | {"do_sample": False, "top_k": 1}))
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", tmp_path / "server.log"
-    serve = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--device", "cpu"]
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*serve, "--port", str(port)], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            cwd=tmp_path, env=environment() | {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
-    try:
-        wait_until_ready(process, url, log)
+    with transformers_serve(tmp_path) as (url, _):
         engine = engine_of(policy, [f"{url}/v1"])
         found = {t: engine.sample(prompts[:2], Sampling(t, 8, 1)) for t in (0.0, 1.0, 60.0)}
         engine.close()
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
     for temperature in (0.0, 1.0):
         assert found[temperature] == [[Sample(0, SAID, "stop"), Sample(1, SAID, "stop")]] * 2
     assert len({sample.text for replies in found[60.0] for sample in replies} | {SAID}) > 2

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from chain_model import chain_model
-from tiny_run import environment, run_command, write_recipe
+from tiny_run import run_command, write_recipe
+from transformers_server import START_S, transformers_serve
 
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
@@ -27,7 +23,6 @@ from psychocounsel.principles import load_principles
 from psychocounsel.ratings.parse import parse_scores
 from psychocounsel.recipe import ModelsTable
 
-START_S, STOP_S = 120, 20
 SEVEN = load_principles()
 REPLIES = {
     "warm": ("It sounds ", "as if ", "the evenings ", "are the longest part. ", "What ", "helps ", "a little?"),
@@ -69,22 +64,6 @@ class Served:
             return path in json.load(reply)["paths"]
 
 
-def wait_until_ready(process, url, log):
-    """Wait for the server's health check, only while it lives and not for ever."""
-    end = time.monotonic() + START_S
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            return
-        except OSError:
-            told = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-            if process.poll() is not None:
-                pytest.fail(f"transformers serve ended with {process.returncode} before it was ready:\n{told}")
-            if time.monotonic() > end:
-                pytest.fail(f"transformers serve was not ready within {START_S} s:\n{told}")
-            time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """`transformers serve` in a process of its own, and the folders of two counsellors and two judges."""
@@ -92,27 +71,8 @@ def served(tmp_path_factory):
     folders = {name: chain_model(place / name, pieces) for name, pieces in REPLIES.items()}
     folders["judge"] = chain_model(place / "judge", rating(SCORES))
     folders["decider"] = chain_model(place / "decider", rating(dict.fromkeys(SCORES, 1)), LEVELS)
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", place / "server.log"
-    serve = [sys.executable, "-m", "transformers.cli.transformers", "serve"]
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*serve, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-            stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=place,
-            env=environment() | {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
-    try:
-        wait_until_ready(process, url, log)
+    with transformers_serve(place) as (url, log):
         yield Served(url, folders, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

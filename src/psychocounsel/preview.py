@@ -28,6 +28,7 @@ from psychocounsel.ratings.judge import Item
 from psychocounsel.ratings.model_judge import ModelJudge
 from psychocounsel.ratings.probes import planned_calls
 from psychocounsel.recipe import Recipe, data_path
+from psychocounsel.recipe.online import round_judges
 from psychocounsel.records import Response, Speech, Turn
 from psychocounsel.responses import plan_responses
 from psychocounsel.speeches import Aids, Collection, collect
@@ -149,10 +150,8 @@ def estimates(
     item = _typical(collection.speeches, recipe.responses.max_tokens)
     for judge in judges:
         if isinstance(judge, ModelJudge):
-            form: Answer = "schema" if recipe.ratings.answer == "auto" else recipe.ratings.answer
-            groups = judge.groups(principles, form)
-            requests = [judge.request(item, group, form) for group in groups]
-            probes = planned_calls(min(recipe.ratings.probes, len(jobs)), len(groups)) if recipe.ratings.probes else 0
+            requests = _of_a_rating(judge, recipe, item, principles)
+            probes = planned_calls(min(recipe.ratings.probes, len(jobs)), len(requests)) if recipe.ratings.probes else 0
             yield _repeated("ratings", judge.model, requests, len(jobs), prices)
             if probes and isinstance(judge.model, Remote):
                 yield _repeated("probes", judge.model, requests[:1], probes, prices)
@@ -177,15 +176,14 @@ def _contests(
     recipe: Recipe, speeches: list[Speech], item: Item, principles: tuple[Principle, ...], prices: PriceList
 ) -> Iterator[Estimate]:
     """Comparisons by judges that are models, in both orders: of the policies, and of one pair a test speech at most."""
-    asked = sum(speech.split in recipe.evaluate.speeches for speech in speeches)
-    asked = min(asked, recipe.evaluate.limit or asked)
     table = recipe.evaluate
+    asked = sum(speech.split in table.speeches for speech in speeches)
+    asked = min(asked, table.limit or asked)
     names = ["base", "offline", *(["online"] if recipe.policy.online.rounds else []), *table.baselines]
     labelled = sum(speech.split == "test" for speech in speeches)
-    picks = max(0, len(sizes(table.best_of)) - 1) if table.best_of else 0
-    times = 2 * (
-        len(contests(names)) * asked * table.samples + picks * asked + min(labelled, recipe.responses.limit or labelled)
-    )
+    picks = len(sizes(table.best_of)) - 1  # reply 0 against itself is no call
+    labelled = min(labelled, recipe.responses.limit or labelled)
+    times = 2 * (len(contests(names)) * asked * table.samples + picks * asked + labelled)
     yield from _compared("evaluate", recipe, table.judges, item, principles, times, prices)
 
 
@@ -196,16 +194,19 @@ def _rounds(
     online = recipe.policy.online
     count = Counter(speech.split for speech in speeches)
     held = min(online.dev_speeches, count["dev"] or int(count["train"] * online.hold_out)) * online.dev_samples
-    if online.judges != ["reward"]:
-        names = online.judges or recipe.evaluate.judges
-        yield from _compared("online", recipe, names, item, principles, 2 * held * online.rounds, prices)
+    names = round_judges(online, recipe.evaluate.judges)
+    yield from _compared("online", recipe, names, item, principles, 2 * held * online.rounds, prices)
     ratings = online.rounds * min(online.speeches, count["train"]) * online.samples + (online.rounds + 1) * held
     rewarding = [name.removeprefix("judge:") for name in online.rewards if name.startswith("judge:")]
     for judge in open_judges(rewarding, recipe.ratings, recipe.models):
         if isinstance(judge, ModelJudge):
-            form: Answer = "schema" if recipe.ratings.answer == "auto" else recipe.ratings.answer
-            requests = [judge.request(item, group, form) for group in judge.groups(principles, form)]
-            yield _repeated("online", judge.model, requests, ratings, prices)
+            yield _repeated("online", judge.model, _of_a_rating(judge, recipe, item, principles), ratings, prices)
+
+
+def _of_a_rating(judge: ModelJudge, recipe: Recipe, item: Item, principles: tuple[Principle, ...]) -> list[Request]:
+    """The requests of one rating, first tries only."""
+    form: Answer = "schema" if recipe.ratings.answer == "auto" else recipe.ratings.answer
+    return [judge.request(item, group, form) for group in judge.groups(principles, form)]
 
 
 def _compared(
@@ -221,8 +222,7 @@ def _compared(
     for judge in open_judges(judges, recipe.ratings, recipe.models):
         if isinstance(judge, ModelJudge):
             one = judge.request(item, principles, "text")  # about a rating's length and one more reply
-            other = {"role": "user", "content": item.response.text}
-            both = one.model_copy(update={"messages": (*one.messages, other)})
+            both = one.model_copy(update={"messages": (*one.messages, {"role": "user", "content": item.response.text})})
             yield _repeated(stage, judge.model, [both], times, prices)
 
 

@@ -16,6 +16,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.records import SECONDS, Record, content_id, file_hash
 
 STAGES = ("speeches", "responses", "ratings", "pairs", "supervised", "reward", "policy", "evaluate", "publish")
+LEFTOVERS = ("checkpoint", "checkpoint.*", "best", "best.*", "*.part", "*.arrow", "stopped.jsonl")  # of training
 STARTED = "started.json"  # in a stage folder until its manifest stands: the settings it was begun with
 LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "torch", "transformers", "tokenizers", "accelerate")
 
@@ -99,6 +100,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif before != after:
             changed.append(f"{prefix}{key}: {json.dumps(before)[:60]} -> {json.dumps(after)[:60]}")
     return changed
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a training needed on its way, everywhere in a folder."""
+    for leftover in [path for pattern in LEFTOVERS for path in folder.rglob(pattern)]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -25,11 +24,10 @@ from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.pipeline.reuse import take_over, take_over_calls
 from psychocounsel.principles import load_principles
 from psychocounsel.recipe import FREE, Recipe, Training
-from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, write_text
+from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, sweep, write_text
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 TRAINED = ("supervised", "reward", "policy", "evaluate")
-LEFTOVERS = ("checkpoint", "checkpoint.*", "best", "best.*", "*.part", "*.arrow", "stopped.jsonl")  # of training
 READS: dict[str, tuple[str, ...]] = {
     "speeches": (),
     "responses": ("speeches",),
@@ -251,11 +249,7 @@ def _run_stage(run: Run, name: str) -> None:
     with remembered() as stop_if_asked:
         counts = STAGE_FUNCTIONS[name](run, folder)
         stop_if_asked()
-    for leftover in [path for pattern in LEFTOVERS for path in folder.rglob(pattern)]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
+    sweep(folder)
     seconds = time.monotonic() - start
     run.folder.finish(name, settings, inputs, counts, seconds)
     note.unlink()

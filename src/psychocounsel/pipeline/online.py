@@ -16,19 +16,19 @@ from psychocounsel.evaluate.rounds import ROUNDS
 from psychocounsel.evaluate.statistics import Figure, mean_figure
 from psychocounsel.pipeline.context import Run
 from psychocounsel.policy.gate import open_gate
-from psychocounsel.policy.look import Looked, decide, dev_speeches, gains, look
+from psychocounsel.policy.look import REPLIES, SCORES, Looked, decide, dev_speeches, gains, look
 from psychocounsel.policy.monitors import alarms, text_figures
 from psychocounsel.policy.online import Tools, run_round
 from psychocounsel.policy.rewards import check_rewards, open_rewards
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Judge
+from psychocounsel.recipe.online import round_judges
 from psychocounsel.records import read_rows
-from psychocounsel.run import write_text
+from psychocounsel.run import sweep, write_text
 from psychocounsel.training.adapters import Start
 from psychocounsel.training.processes import main_process, together
 
 LOOK, COUNTS = "look.json", "counts.json"
-REWARD = "reward"  # as the only judge: rounds are chosen by the reward itself
 Json = dict[str, Any]
 
 
@@ -72,18 +72,14 @@ class Rounds:
         kept = {speech.id for speech in self.dev}
         self.pool = [speech for speech in speeches if speech.id not in kept]
         reward = str(run.folder.stage("reward") / "model")
-        self.tools = Tools(
-            open_rewards(run.recipe, reward, run.principles, run.store), open_gate(self.online.gate), run.store,
-            run.recipe.models,
-        )  # fmt: skip
-        if main_process() and not (place / "online-1").exists():
-            check_rewards(run.recipe, reward, run.principles, run.store)  # before anything is sampled
-        names = self.online.judges or run.recipe.evaluate.judges
-        self.judges: list[Judge] = (
-            [] if names == [REWARD] else open_judges(
-                names, run.recipe.ratings, run.recipe.models, tie=run.recipe.evaluate.tie
-            )
-        )  # fmt: skip
+        first = main_process() and not (place / "online-1").exists()
+        opened = check_rewards if first else open_rewards  # checked before anything is sampled
+        rewards = opened(run.recipe, reward, run.principles, run.store)
+        self.tools = Tools(rewards, open_gate(self.online.gate), run.store, run.recipe.models)
+        names = round_judges(self.online, run.recipe.evaluate.judges)
+        self.judges: list[Judge] = open_judges(
+            names, run.recipe.ratings, run.recipe.models, tie=run.recipe.evaluate.tie
+        )
 
     def _start(self, folder: Path, base: str) -> Start:
         """The policy of a folder, in parts where it was trained by adapters."""
@@ -112,7 +108,7 @@ class Rounds:
             if main_process():
                 write_text(part / LOOK, json.dumps(found, indent=1))
                 write_text(part / COUNTS, json.dumps(counts))
-                _swept(part)
+                sweep(part)
                 part.rename(whole)
             together()
         result: Json = json.loads((whole / LOOK).read_text(encoding="utf-8"))
@@ -141,7 +137,7 @@ class Rounds:
         texts = text_figures(_texts(seen))
         shown = {key: value for key, value in texts.items() if key != "replies"}
         figures = {key: Figure(value=round(value, 4), n=int(texts["replies"]), unit="") for key, value in shown.items()}
-        start = self._before(0) if number else seen
+        start = self._start_look() if number else seen
         against = self._judged(start, seen, number) if self.judges else None
         if against is not None:
             figures["judge"] = against
@@ -163,10 +159,10 @@ class Rounds:
             bootstrap=self.run.recipe.evaluate.bootstrap, seed=self.run.recipe.seed,
         )  # fmt: skip
 
-    def _before(self, number: int) -> Looked:
-        """What an earlier look left."""
-        place = self.place / f"online-{number}"
-        rows = [[row for _, row in read_rows(place / name)] for name in ("dev.jsonl", "dev-scores.jsonl")]
+    def _start_look(self) -> Looked:
+        """What the look at the start left."""
+        place = self.place / "online-0"
+        rows = [[row for _, row in read_rows(place / name)] for name in (REPLIES, SCORES)]
         return Looked(rows[0], rows[1], {})
 
     def _judged(self, start: Looked, seen: Looked, number: int) -> Figure:
@@ -200,10 +196,3 @@ def _texts(seen: Looked) -> dict[str, list[tuple[str, str]]]:
     for row in seen.replies:
         found.setdefault(row["speech_id"], []).append((row["text"], row["finish"]))
     return found
-
-
-def _swept(part: Path) -> None:
-    """Remove what only training needed, before the folder gets its name."""
-    for pattern in ("checkpoint*", "best", "best.*", "*.arrow", "*.part"):
-        for leftover in part.glob(pattern):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

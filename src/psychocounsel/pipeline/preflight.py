@@ -10,6 +10,7 @@ from psychocounsel.models import open_models
 from psychocounsel.models.chat import family_of
 from psychocounsel.ratings import SCORERS, open_judges
 from psychocounsel.recipe import Recipe
+from psychocounsel.recipe.online import round_judges
 
 
 def preflight(recipe: Recipe, stages: Collection[str]) -> None:
@@ -58,5 +59,4 @@ def _check_rounds(recipe: Recipe) -> None:
     for name in online.rewards:
         kind_of(name)
     check_settings(recipe, None)
-    if online.judges != ["reward"]:
-        open_judges(online.judges or recipe.evaluate.judges, recipe.ratings, recipe.models)
+    open_judges(round_judges(online, recipe.evaluate.judges), recipe.ratings, recipe.models)

@@ -6,7 +6,6 @@ English; a reply in another language passes unless its numbers, control tokens o
 
 from __future__ import annotations
 
-import importlib
 import re
 import tomllib
 import traceback
@@ -24,6 +23,7 @@ from psychocounsel.policy.helplines import unknown_numbers
 from psychocounsel.ratings.lexicons import pattern
 from psychocounsel.ratings.soundness import BROKEN_WORD
 from psychocounsel.ratings.text import LIMIT, WORD, Text
+from psychocounsel.recipe.functions import load_function
 from psychocounsel.records import Speech, Turn
 
 Gate = Callable[[Speech, str], str]
@@ -234,13 +234,7 @@ def open_gate(name: str) -> Gate:
     module, colon, attribute = name.partition(":")
     if not (colon and module and attribute):
         raise UserError(f"online.gate '{name}': write 'rules', package.module:object for a function of yours, or ''")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the user's module does when it is read
-        raise UserError(f"online.gate '{name}': cannot be imported ({error!r})") from error
-    if not callable(function):
-        raise UserError(f"online.gate '{name}': not a function of (speech, text)")
-    gate = UserGate(name, function)
+    gate = UserGate(name, load_function("online.gate", name, "a function of (speech, text)"))
     speech = Speech(
         turns=(Turn(role="client", text="My sister moved away and the house is quiet."),), source="invented"
     )

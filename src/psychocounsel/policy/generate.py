@@ -11,10 +11,8 @@ import torch
 from psychocounsel.errors import UserError
 from psychocounsel.models.weights import load_policy
 from psychocounsel.policy.decoding import Decoder, Row
-from psychocounsel.policy.sampling import Prompt, Sample, Sampling, read_prompts, read_sample
-from psychocounsel.progress import progress
+from psychocounsel.policy.sampling import Prompt, Sample, Sampling, read_sample
 from psychocounsel.recipe import EngineTable
-from psychocounsel.records import Finish, Speech
 from psychocounsel.training.adapters import Start
 from psychocounsel.training.encoding import Encoder
 from psychocounsel.training.processes import out_of_memory
@@ -81,38 +79,6 @@ class TransformersEngine:
         """Let go of the model and of the graphics card's memory it took."""
         self._replies = None
         free_memory()
-
-
-def generate(
-    model: Any,
-    tokenizer: Any,
-    speeches: Sequence[Speech],
-    *,
-    samples: int,
-    temperature: float,
-    max_new_tokens: int,
-    max_length: int,
-    seed: int,
-    label: str = "replies",
-    rows: int = 64,
-) -> list[list[tuple[str, Finish]]]:
-    """`samples` replies per speech as (text, finish), in the order of the speeches; temperature 0 is greedy.
-
-    finish is 'length' when no end token came within `max_new_tokens`.
-    """
-    prompts = read_prompts(Encoder(tokenizer, max_length), speeches, samples)
-    sampling = Sampling(temperature, max_new_tokens, seed)
-    policy = Replies(tokenizer, model, rows)
-    at_once = max(1, rows // samples)
-    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place].ids), prompts[place].id))
-    replies: list[list[tuple[str, Finish]]] = [[] for _ in prompts]
-    with progress(label, len(prompts) * samples) as advance:
-        for start in range(0, len(order), at_once):
-            part = order[start : start + at_once]
-            for place, found in zip(part, policy.sample([prompts[i] for i in part], sampling), strict=True):
-                replies[place] = [(sample.text, sample.finish) for sample in found]
-            advance(len(part) * samples)
-    return replies
 
 
 def reply_ends(tokenizer: Any, model: Any) -> tuple[int, ...]:

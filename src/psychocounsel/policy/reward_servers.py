@@ -24,6 +24,7 @@ from psychocounsel.models.openai_api import FILTERED, TOO_LONG, OpenAIModel
 from psychocounsel.models.remote import LOST, Refused
 from psychocounsel.models.store import CallStore
 from psychocounsel.models.weights import load_tokenizer
+from psychocounsel.policy.reward_sources import EXAMPLE, REPLIES
 from psychocounsel.policy.rewards import NOT_A_NUMBER, Reading
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.progress import progress
@@ -34,8 +35,6 @@ from psychocounsel.training.encoding import Encoder
 Shape = Literal["classify", "get_reward"]
 SHAPES: dict[str, Shape] = {"classify": "classify", "get_reward": "get_reward"}
 AT_ONCE = 32  # replies in one request
-EXAMPLE = "The rent went up again, and I lie awake doing sums."
-REPLIES = ("Which of the sums keeps coming back at night?", "Move somewhere cheaper.")
 SAID_NOTHING = {FILTERED: "the server filters it", TOO_LONG: "too long for the server"}
 
 

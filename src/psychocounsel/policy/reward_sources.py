@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -20,6 +19,7 @@ from psychocounsel.progress import progress
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Item, Judge, rate_all
 from psychocounsel.recipe import Recipe
+from psychocounsel.recipe.functions import load_function
 from psychocounsel.records import Response, Speech
 
 REWARD = "reward"  # what the recipe calls the model of the reward stage
@@ -128,12 +128,10 @@ class LocalRewards:
     def close(self) -> None:
         """Free the weights: training follows."""
         if self._model is not None:
-            self._model = None
-            gc.collect()
-            import torch
+            from psychocounsel.policy.generate import free_memory
 
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self._model = None
+            free_memory()
 
     def _loaded(self) -> Any:
         if self._model is None:
@@ -212,15 +210,10 @@ class FunctionRewards:
     shared = False
 
     def __init__(self, name: str) -> None:
-        module, _, attribute = name.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # whatever the user's module does when it is read
-            raise UserError(f"policy.online.rewards '{name}': cannot be imported ({error!r})") from error
-        if not callable(function):
-            raise UserError(f"policy.online.rewards '{name}': not a function of (messages, replies)")
         self.name = name
-        self._function: Callable[[list[dict[str, str]], list[str]], Any] = function
+        self._function: Callable[[list[dict[str, str]], list[str]], Any] = load_function(
+            "policy.online.rewards", name, "a function of (messages, replies)"
+        )
         self._readings([{"role": "user", "content": EXAMPLE}], REPLIES)
 
     def check(self) -> None:

@@ -87,13 +87,15 @@ def check_rewards(
     reward: str | None,
     principles: tuple[Principle, ...] | None = None,
     store: CallStore | None = None,
-) -> None:
-    """Open all sources and let each find out what opening cannot tell. For one process, before anything is sampled.
+) -> list[Rewards]:
+    """All sources, opened and checked for what opening cannot tell. For one process, before anything is sampled.
 
     Raises UserError. A hub id that was not downloaded before is only checked when it is loaded.
     """
-    for source in open_rewards(recipe, reward, principles, store):
+    sources = open_rewards(recipe, reward, principles, store)
+    for source in sources:
         source.check()
+    return sources
 
 
 def score_rows(

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from psychocounsel.recipe.tables import Fraction, Positive, Share, Table
 
+REWARD = "reward"  # the model of the reward stage among rewards; as the only judge, the reward itself
+
 
 class EngineTable(Table):
     """What samples replies from a policy. The prompts' tokens are the same in all of them."""
@@ -126,6 +128,11 @@ class OnlineTable(Table):
     )
 
 
+def round_judges(online: OnlineTable, judges: list[str]) -> list[str]:
+    """Names of the judges of looks; `judges` are those of [evaluate]. None when the reward itself chooses."""
+    return [] if online.judges == [REWARD] else online.judges or judges
+
+
 def engine_fault(where: str, engine: EngineTable) -> str:
     """What is wrong with an engine's settings, with the remedy; '' when nothing is."""
     if engine.name == "http" and not engine.urls:
@@ -140,12 +147,12 @@ def online_fault(online: OnlineTable, judges: list[str]) -> str:
     if len(set(online.rewards)) < len(online.rewards):
         return "policy.online.rewards names one twice; it agrees with itself, name different ones"
     rewarding = {name.removeprefix("judge:") for name in online.rewards if name.startswith("judge:")}
-    both = sorted(rewarding & set(online.judges or judges))
+    both = sorted(rewarding & set(round_judges(online, judges)))
     if online.rounds and both:
         return (
             f"policy.online: {both[0]} rewards the replies and would also judge the rounds; name another judge in "
             "policy.online.judges, or choose by the reward itself with ['reward']"
         )
-    if "reward" in online.judges and online.judges != ["reward"]:
+    if REWARD in online.judges and online.judges != [REWARD]:
         return "policy.online.judges: 'reward' chooses by the reward itself and stands alone; name judges or 'reward'"
     return engine_fault("policy.online.engine", online.engine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from psychocounsel.errors import UserError
 from psychocounsel.recipe import PolicyTable
+from psychocounsel.recipe.functions import load_function
 from psychocounsel.recipe.training import LOSSES, loss_fault
 from psychocounsel.training.losses import apo_zero, cdpo, dpo, hinge, ipo, principle_dpo, robust_dpo, simpo
 
@@ -57,13 +57,7 @@ def open_loss(table: PolicyTable) -> PolicyLoss:
 
 
 def _user_loss(name: str, beta: float) -> Callable[..., Tensor]:
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the user's module does when it is read
-        raise UserError(f"policy.loss '{name}': cannot be imported ({error!r})") from error
-    if not callable(function):
-        raise UserError(f"policy.loss '{name}': not a function")
+    function = load_function("policy.loss", name)
 
     def loss(*log_probabilities: Tensor) -> Tensor:
         value: Tensor = function(*log_probabilities, beta)
