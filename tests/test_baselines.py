@@ -28,9 +28,8 @@ from psychocounsel.policy.sampling import Sample, Sampling, read_prompts
 from psychocounsel.principles import load_principles
 from psychocounsel.principles.prompts import COUNSELLOR, chat_messages, counsellor_prompt
 from psychocounsel.recipe import EvaluateTable, PrinciplesTable, parse_recipe
-from psychocounsel.records import Rating, Response, read_rows
+from psychocounsel.records import Rating, Response, read_rows, write_text
 from psychocounsel.reward.score import RewardModel
-from psychocounsel.run import write_text
 from psychocounsel.training.adapters import Start
 from psychocounsel.training.encoding import Encoder
 

@@ -12,7 +12,7 @@ PACKAGE = Path(psychocounsel.__file__).parent
 FLOORS = (
     "errors < progress < engine < records < recipe < rows < principles < preference < privacy < models < speeches"
     " < responses < ratings < pairs < training < supervised < reward < policy < evaluate < publish < run < pipeline"
-    " < rate < score < trace < verify < batch < agreement < show < preview < cli"
+    " < rate < score < trace < verify < batch < agreement < evals < show < preview < cli"
 )
 ORDER = tuple(FLOORS.split(" < "))
 ALONE = ("progress",)  # imports nothing of ours

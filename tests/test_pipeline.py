@@ -14,7 +14,8 @@ from tiny_run import (
 
 from psychocounsel.pairs import HARD_SETS
 from psychocounsel.pipeline import READS, Options, plan_stage, run_recipe
-from psychocounsel.run import STAGES, RunFolder, write_text
+from psychocounsel.records import write_text
+from psychocounsel.run import STAGES, RunFolder
 
 
 @pytest.fixture

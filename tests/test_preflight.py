@@ -6,7 +6,8 @@ import pytest
 from tiny_run import DONE_LINES, JUDGED_RECIPE, copy_run, output_hashes, use_judge_module, write_recipe
 
 from psychocounsel.pipeline import stages
-from psychocounsel.run import STAGES, RunFolder, write_text
+from psychocounsel.records import write_text
+from psychocounsel.run import STAGES, RunFolder
 
 FAULTS = [
     ('evaluate.judges=["embeded"]', "model 'embeded': not a known model string"),

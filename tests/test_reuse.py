@@ -20,7 +20,8 @@ from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore, copy_calls
 from psychocounsel.pipeline import plan_stage, stage_settings
 from psychocounsel.recipe import load_recipe
-from psychocounsel.run import STAGES, RunFolder, write_text
+from psychocounsel.records import write_text
+from psychocounsel.run import STAGES, RunFolder
 
 
 def test_reuse_takes_over_equal_stages_and_makes_the_others(finished, tmp_path, cli):

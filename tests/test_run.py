@@ -1,14 +1,15 @@
 """The run folder: a stage is complete or absent."""
 
 import json
+import os
 
 import pytest
 from tiny_run import RUN_STAGES
 
 from psychocounsel import run
 from psychocounsel.errors import UserError
-from psychocounsel.records import content_id, file_hash
-from psychocounsel.run import STAGES, RunFolder, differences, write_text
+from psychocounsel.records import content_id, file_hash, write_text
+from psychocounsel.run import STAGES, RunFolder, differences
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_manifest_that_cannot_be_completed_leaves_the_stage_unfinished(folder,
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         finish(folder)
     assert folder.manifest("pairs") is None
@@ -122,7 +123,7 @@ def test_writing_a_text_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_text(path, "new " * 1000)
     assert path.read_text() == "old"

@@ -12,6 +12,7 @@ import typer
 
 from psychocounsel import __version__
 from psychocounsel.errors import RunInterrupted, UserError
+from psychocounsel.evals.commands import app as eval_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -213,6 +214,7 @@ def score(
 
 batch = typer.Typer(no_args_is_help=True, help="Calls of a stage as OpenAI-Batch files (also for vllm run-batch).")
 app.add_typer(batch, name="batch")
+app.add_typer(eval_app, name="eval")
 Stage = Annotated[str, typer.Option("--stage", help="The stage that asks: responses or ratings.")]
 
 

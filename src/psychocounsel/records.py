@@ -167,6 +167,8 @@ class Verdict(Record):
     principles: dict[str, float] = Field(default_factory=dict)
     words_a: int = 0
     words_b: int = 0
+    chars_a: int = 0
+    chars_b: int = 0
     call_id: str = ""
 
 
@@ -239,3 +241,14 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """Write records as JSON Lines atomically, ids included so that people and other tools can join files."""
     return write_rows(path, (record.model_dump(mode="json") for record in records))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically and durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

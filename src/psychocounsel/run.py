@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 
 from psychocounsel import __version__
 from psychocounsel.errors import UserError
-from psychocounsel.records import SECONDS, Record, content_id, file_hash
+from psychocounsel.records import SECONDS, Record, content_id, file_hash, write_text
 
 STAGES = ("speeches", "responses", "ratings", "pairs", "supervised", "reward", "policy", "evaluate", "publish")
 LEFTOVERS = ("checkpoint", "checkpoint.*", "best", "best.*", "*.part", "*.arrow", "stopped.jsonl")  # of training
@@ -109,17 +108,6 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically and durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def library_versions() -> dict[str, str]:

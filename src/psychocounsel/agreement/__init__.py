@@ -16,8 +16,8 @@ from psychocounsel.errors import UserError, nearest
 from psychocounsel.principles import Principle, load_principles
 from psychocounsel.ratings.agreement import HUMAN, Intervals, agreement_table
 from psychocounsel.recipe import PrinciplesTable
-from psychocounsel.records import Rating, read_rows
-from psychocounsel.run import RunFolder, write_text
+from psychocounsel.records import Rating, read_rows, write_text
+from psychocounsel.run import RunFolder
 
 WIDTH = 100  # at least: a narrow terminal wraps lines, but a table made narrower would cut numbers
 SHAPES = "response_id, judge (or rater) and scores, or question_id, model, rater and scores"

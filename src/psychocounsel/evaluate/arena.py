@@ -74,7 +74,8 @@ async def _verdict(
             by_principle = {key: 1 - number for key, number in by_principle.items()}
     return Verdict(
         speech_id=speech.id, a=contest.a, b=contest.b, judge=judge.name, sample=contest.sample, a_first=a_first,
-        value=value, principles=by_principle, words_a=len(a.split()), words_b=len(b.split()), call_id=call_id,
+        value=value, principles=by_principle, words_a=len(a.split()), words_b=len(b.split()),
+        chars_a=len(a), chars_b=len(b), call_id=call_id,
     )  # fmt: skip
 
 

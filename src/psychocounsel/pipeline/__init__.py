@@ -24,7 +24,8 @@ from psychocounsel.pipeline.preflight import preflight
 from psychocounsel.pipeline.reuse import take_over, take_over_calls
 from psychocounsel.principles import load_principles
 from psychocounsel.recipe import FREE, Recipe, Training
-from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, sweep, write_text
+from psychocounsel.records import write_text
+from psychocounsel.run import STAGES, STARTED, Manifest, RunFolder, differences, sweep
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 TRAINED = ("supervised", "reward", "policy", "evaluate")

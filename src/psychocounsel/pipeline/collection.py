@@ -16,8 +16,7 @@ from psychocounsel.pipeline.context import Run
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.privacy import counselchat_persons
 from psychocounsel.recipe import Source, data_path
-from psychocounsel.records import Speech, write_records, write_rows
-from psychocounsel.run import write_text
+from psychocounsel.records import Speech, write_records, write_rows, write_text
 from psychocounsel.speeches import Aids, Collection, collect
 from psychocounsel.speeches.classify import classify
 from psychocounsel.speeches.privacy import ReadMore, model_reader

@@ -13,8 +13,7 @@ from psychocounsel.evaluate.rounds import read_rounds
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles.prompts import chat_messages
 from psychocounsel.ratings.judge import Judge
-from psychocounsel.records import Speech, Verdict, read_rows, write_records, write_rows
-from psychocounsel.run import write_text
+from psychocounsel.records import Speech, Verdict, read_rows, write_records, write_rows, write_text
 
 if TYPE_CHECKING:
     from psychocounsel.evaluate.best_of import Curve

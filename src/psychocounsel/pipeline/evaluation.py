@@ -22,8 +22,7 @@ from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.ratings import described, open_judges
 from psychocounsel.ratings.agreement import mean_kappa
 from psychocounsel.ratings.judge import Judge, ScoringJudge
-from psychocounsel.records import Pair, Response, Speech, Verdict, write_records, write_rows
-from psychocounsel.run import write_text
+from psychocounsel.records import Pair, Response, Speech, Verdict, write_records, write_rows, write_text
 
 SAMPLES = 8
 __all__ = ["counts_text", "evaluate", "write_results"]

@@ -23,8 +23,8 @@ from psychocounsel.policy.rewards import check_rewards, open_rewards
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Judge
 from psychocounsel.recipe.online import round_judges
-from psychocounsel.records import read_rows
-from psychocounsel.run import sweep, write_text
+from psychocounsel.records import read_rows, write_text
+from psychocounsel.run import sweep
 from psychocounsel.training.adapters import Start
 from psychocounsel.training.processes import main_process, together
 

@@ -18,8 +18,7 @@ from psychocounsel.publish.hub import check_hub, push
 from psychocounsel.publish.licences import check_licence, clear_sources, known_licence
 from psychocounsel.publish.stored import Stored, stream
 from psychocounsel.recipe import PublishTable
-from psychocounsel.records import Pair, Response, Speech, read_rows
-from psychocounsel.run import write_text
+from psychocounsel.records import Pair, Response, Speech, read_rows, write_text
 
 READ = ("speeches", "responses", "ratings", "pairs")
 

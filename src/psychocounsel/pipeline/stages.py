@@ -19,9 +19,8 @@ from psychocounsel.ratings import rate_responses
 from psychocounsel.ratings.agreement import Intervals, agreement_table, mean_kappa, short_table
 from psychocounsel.ratings.judge import Item
 from psychocounsel.ratings.probes import probe_all
-from psychocounsel.records import write_records
+from psychocounsel.records import write_records, write_text
 from psychocounsel.responses import respond
-from psychocounsel.run import write_text
 
 Counts = dict[str, Any]
 REFERENCE = ".reference.sqlite"  # beside the run folders, for all of them: hashes and numbers
