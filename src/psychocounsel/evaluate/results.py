@@ -34,13 +34,15 @@ class Results(Record):
 class ItemValue(Record):
     """The value of one item (speech, pair) behind a metric: two evaluations with the same items are compared by them.
 
-    `item` is an id, `cluster` that of its near-duplicates; the mean of `value` over the items is the metric.
+    `item` is an id, `cluster` that of its near-duplicates; the mean of `value` over the items is the metric. `known`
+    holds what else a comparison needs (characters of both replies of a contest: `chars_a`, `chars_b`).
     """
 
     metric: str
     item: str
     cluster: str
     value: float
+    known: dict[str, float] = Field(default_factory=dict)
 
 
 def write_results(folder: Path, results: Results, items: Iterable[ItemValue]) -> None:
