@@ -30,7 +30,7 @@ class Ballots:
 
     A value is that of policy `a`: 1 won, 0 lost, NaN missing. `expected` marks the verdicts there should be, `called`
     those for which a judge was asked (identical replies tie without a call, and show nothing about a judge); both of
-    the shape of `values`. `words_a` and `words_b` are (speeches,), means over samples.
+    the shape of `values`. Lengths of replies, in words and in characters, are (speeches,), means over samples.
     """
 
     a: str
@@ -43,6 +43,8 @@ class Ballots:
     called: NDArray[np.bool_]
     words_a: Array
     words_b: Array
+    chars_a: Array
+    chars_b: Array
 
     @property
     def pairs(self) -> Array:
@@ -127,7 +129,7 @@ def ballots(verdicts: Sequence[Verdict], clusters: Mapping[str, str], principle:
     place, judge_at, sample_at = ({name: k for k, name in enumerate(row)} for row in (speeches, judges, samples))
     shape = (len(speeches), len(judges), len(samples), 2)
     values, seen, called = np.full(shape, np.nan), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    words = np.full((len(speeches), len(samples), 2), np.nan)
+    sizes = np.full((len(speeches), len(samples), 4), np.nan)
     for v in verdicts:
         if (v.a, v.b) != (a, b):
             raise UserError(f"evaluate: verdicts of {a} against {b} and of {v.a} against {v.b} in one table; part them")
@@ -135,17 +137,17 @@ def ballots(verdicts: Sequence[Verdict], clusters: Mapping[str, str], principle:
         at = speech, judge_at[v.judge], sample, 0 if v.a_first else 1
         if seen[at]:
             raise UserError(f"evaluate: {_named(v)} is there twice; keep one of the two")
-        lengths = (float(v.words_a), float(v.words_b))
-        if not np.isnan(words[speech, sample, 0]) and tuple(words[speech, sample]) != lengths:
+        lengths = (v.words_a, v.words_b, v.chars_a, v.chars_b)
+        if not np.isnan(sizes[speech, sample, 0]) and tuple(sizes[speech, sample]) != lengths:
             raise UserError(f"evaluate: {_named(v)} is of other replies than the one before it; judge all replies anew")
         value = v.principles.get(principle) if principle else v.value
-        seen[at], called[at], words[speech, sample] = True, bool(v.call_id), lengths
+        seen[at], called[at], sizes[speech, sample] = True, bool(v.call_id), lengths
         values[at] = np.nan if value is None else value
     expected = np.broadcast_to(seen.any(axis=(1, 3), keepdims=True), shape)
     called = np.where(called.any(axis=(0, 2, 3), keepdims=True), called | (expected & ~seen), expected)
-    length = _mean(words, axis=1)
     numbered = clusters_of([clusters[speech] for speech in speeches])
-    return Ballots(a, b, tuple(speeches), tuple(judges), numbered, values, expected, called, length[:, 0], length[:, 1])
+    lengths_of = _mean(sizes, axis=1).T
+    return Ballots(a, b, tuple(speeches), tuple(judges), numbered, values, expected, called, *lengths_of)
 
 
 def standings(table: Ballots, *, bootstrap: int = 10_000, seed: int = 0) -> list[Standing]:
