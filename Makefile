@@ -34,7 +34,7 @@ check: .venv/dev  ## style and types
 
 test: check  ## style, types, all tests offline, coverage of at least 90 %
 	.venv/bin/python -m coverage erase
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/bin/python -m coverage run -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/bin/python -m coverage run -m pytest -n auto --dist loadfile
 	.venv/bin/python -m coverage combine --quiet
 	.venv/bin/python -m coverage report
 
