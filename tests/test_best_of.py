@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from psychocounsel.evaluate.arena import hold
 from psychocounsel.evaluate.best_of import best, curve, sizes, verdicts_of_picks
-from psychocounsel.evaluate.report import number_text
+from psychocounsel.evaluate.wording import number_text
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.policy.monitors import best_of_n_kl

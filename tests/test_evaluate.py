@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 from conftest import CLIENT_LINES, make_speech
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.arena import Contest, counts, hold, speech_values, win_rate
-from psychocounsel.evaluate.measure import check_independence, contest_table
+from psychocounsel.evaluate.arena import Contest, hold, speech_values, win_rate
+from psychocounsel.evaluate.contests import contest_table
+from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
 from psychocounsel.evaluate.policies import Policy, held_out, policy_replies
+from psychocounsel.evaluate.verdicts import ballots, standings
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
@@ -58,6 +61,18 @@ def rate(verdicts, speeches, **more):
     return win_rate(verdicts, {s.id: s for s in speeches}, **SETTINGS, **more)
 
 
+def counts(verdicts):
+    """Speeches by what all judges say of them."""
+    sides = Counter((value > 0.5) - (value < 0.5) for value in speech_values(verdicts).values())
+    missing = len({verdict.speech_id for verdict in verdicts}) - sum(sides.values())
+    return {"wins": sides[1], "ties": sides[0], "losses": sides[-1], "missing": missing}
+
+
+def order_effect(verdicts):
+    (row,) = standings(ballots(verdicts, {v.speech_id: v.speech_id for v in verdicts}), bootstrap=50)
+    return row.order_effect.value
+
+
 def test_both_orders_are_asked_and_put_back(store, asked):
     model = Scripted(prefers("Warm"))
     verdicts = hold(contest(asked), asked, [ModelJudge(model)], PRINCIPLES, store)
@@ -69,7 +84,7 @@ def test_both_orders_are_asked_and_put_back(store, asked):
             ["Warm words for you.", "Plain words for you."],
         ]
     assert {v.value for v in verdicts} == {1.0} and {(v.words_a, v.words_b) for v in verdicts} == {(4, 4)}
-    assert counts(verdicts) == {"wins": 8, "ties": 0, "losses": 0, "missing": 0, "order_effect": 0.0}
+    assert counts(verdicts) == {"wins": 8, "ties": 0, "losses": 0, "missing": 0}
     assert rate(verdicts, asked).value == 1.0
     turned = hold(
         contest(asked, "Plain words for you.", "Warm words for you."), asked, [ModelJudge(model)], PRINCIPLES, store
@@ -85,7 +100,7 @@ def test_a_judge_that_looks_only_at_the_place_decides_nothing(store, asked, word
     verdicts = hold(contest(asked), asked, [ModelJudge(Scripted([answer(word)]))], PRINCIPLES, store)
     figure, table = rate(verdicts, asked), counts(verdicts)
     assert figure.value == 0.5 and figure.low < 0.5 < figure.high
-    assert table == {"wins": 0, "ties": 8, "losses": 0, "missing": 0, "order_effect": effect}
+    assert table == {"wins": 0, "ties": 8, "losses": 0, "missing": 0} and order_effect(verdicts) == effect
 
 
 class Refusing(Scripted):
@@ -105,7 +120,7 @@ class Refusing(Scripted):
 def test_a_judge_without_a_verdict_is_missing_and_not_a_tie(store, asked, model):
     verdicts = hold(contest(asked), asked, [ModelJudge(model)], PRINCIPLES, store)
     assert {v.value for v in verdicts} == {None} and len(model.sent) == 16  # asked once each, never again blindly
-    assert counts(verdicts) == {"wins": 0, "ties": 0, "losses": 0, "missing": 8, "order_effect": 0.0}
+    assert counts(verdicts) == {"wins": 0, "ties": 0, "losses": 0, "missing": 8}
     assert rate(verdicts, asked).value is None and rate(verdicts, asked).n == 0
 
 
@@ -169,7 +184,7 @@ def test_a_scoring_judge_ties_what_is_close(store, asked):
     for tie, value in ((0.05, 1.0), (0.6, 0.5)):
         judge = ScoringJudge("words", Words(), tie)
         verdicts = hold(contest(asked, "one two three", "one two"), asked, [judge], PRINCIPLES, store)
-        assert rate(verdicts, asked).value == value and counts(verdicts)["order_effect"] == 0.0
+        assert rate(verdicts, asked).value == value and order_effect(verdicts) == 0.0
 
 
 HOSTILE = [
@@ -210,12 +225,13 @@ def test_every_asked_speech_is_won_tied_lost_or_missing(rows):
 def test_the_table_of_a_contest_splits_by_topic_and_split(store):
     speeches = [make_speech(text, "arena" if i < 5 else "test") for i, text in enumerate(CLIENT_LINES)]
     verdicts = hold(contest(speeches), speeches, [ModelJudge(Scripted(prefers("Warm")))], PRINCIPLES, store)
-    table = contest_table(verdicts, {s.id: s for s in speeches}, PRINCIPLES, EvaluateTable(bootstrap=100), 0)
-    assert {key: row["n"] for key, row in table["by_split"].items()} == {"arena": 5, "test": 3}
-    assert {key: row["n"] for key, row in table["by_topic"].items()} == {"unknown": 8}
-    assert table["overall"]["value"] == 1.0 and table["words"] == {"a": 4.0, "b": 4.0}
-    assert set(table["by_principle"]) == {p.id for p in PRINCIPLES}
-    assert all(row["value"] is None for row in table["by_principle"].values())  # this judge names none
+    table = contest_table(verdicts, {s.id: s for s in speeches}, PRINCIPLES, bootstrap=100)
+    assert {key: row.n for key, row in table.by_split.items()} == {"arena": 5, "test": 3}
+    assert [(cell.cell, cell.n) for cell in table.topics] == [("unknown", 8)]
+    assert table.headline.win_rate.value == 1.0 and {row.chars_a for row in table.speeches} == {
+        len("Warm words for you.")
+    }
+    assert [row.win_rate.value for row in table.principles] == [None] * len(PRINCIPLES)  # this judge names none
 
 
 # --- whoever labels may not grade ------------------------------------------------------------------------------------
@@ -225,31 +241,34 @@ def judge_named(name):
     return ModelJudge(Scripted([""], name))
 
 
-HUMAN = ("human:r1", "")
+HUMAN = "human:r1"
 
 
 @pytest.mark.parametrize(
     ("judge", "labeller", "base", "reason"),
     [
-        (judge_named("openai:gpt-4o"), ("openai:gpt-5", "openai"), "embedded", "openai:gpt-5 are of one family"),
-        (judge_named("local:/m/llama-3-8b"), ("http://h/v1#Llama-3.1-70B", "meta"), "embedded", "of one family"),
-        (judge_named("mine.judges:own"), ("mine.judges:own", ""), "embedded", "of one family"),
-        (judge_named("mine.judges:own"), HUMAN, "embedded", "family of mine.judges:own is unknown"),
+        (judge_named("openai:gpt-4o"), "openai:gpt-5", "embedded", "labeller openai:gpt-5 are of one family"),
+        (judge_named("local:/m/llama-3-8b"), "http://h/v1#Llama-3.1-70B", "embedded", "of one family"),
+        (judge_named("mine.judges:own"), "mine.judges:own", "embedded", "labeller and judge at once"),
+        (judge_named("mine.judges:own"), HUMAN, "embedded", "family of judge mine.judges:own is unknown"),
+        (judge_named("openai:gpt-4o"), "somebody", "embedded", "family of labeller somebody is unknown"),
+        (judge_named("openai:gpt-4o"), HUMAN, "made-at-home", "family of base model made-at-home is unknown"),
         (judge_named("http://h/v1#qwen3-32b"), HUMAN, "Qwen/Qwen2.5-0.5B-Instruct", "base model .* of one family"),
         (ScoringJudge("embedded", Words()), HUMAN, "embedded", "fitted on ratings"),
     ],
 )
 def test_a_judge_akin_to_the_labels_or_the_policy_may_not_grade(judge, labeller, base, reason):
-    with pytest.raises(UserError, match=r"whoever labels may not grade: .*allow_dependent"):
-        check_independence([judge], [labeller], base, EvaluateTable())
-    stamps = check_independence([judge], [labeller], base, EvaluateTable(allow_dependent=True))
+    reasons = dependence_reasons([judge], parties(labellers=[labeller], base=base))
+    with pytest.raises(UserError, match=r"evaluate: whoever labels may not grade: .*; name another judge, or allow it"):
+        check_independence(reasons, False, "evaluate", "allow it")
+    stamps = check_independence(reasons, True, "evaluate", "allow it")
     assert any(re.search(reason, stamp) for stamp in stamps)
 
 
 @pytest.mark.parametrize("name", ["anthropic:claude", "http://host/v1#Mistral-7B", "local:/models/gemma-3"])
 def test_a_judge_of_another_family_may_grade(name):
-    labellers = [("openai:gpt-5", "openai"), HUMAN]
-    assert check_independence([judge_named(name)], labellers, "Qwen/Qwen2.5-0.5B-Instruct", EvaluateTable()) == []
+    others = parties(labellers=["openai:gpt-5", HUMAN], base="Qwen/Qwen2.5-0.5B-Instruct")
+    assert dependence_reasons([judge_named(name)], others) == {}
 
 
 # --- the policies' replies -------------------------------------------------------------------------------------------

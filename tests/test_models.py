@@ -9,7 +9,8 @@ import pytest
 from psychocounsel.errors import UserError
 from psychocounsel.models import open_models
 from psychocounsel.models.calls import ask, ask_all
-from psychocounsel.models.chat import Completion, Request, family_of
+from psychocounsel.models.chat import Completion, Request
+from psychocounsel.models.families import family_of
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 

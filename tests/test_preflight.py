@@ -89,7 +89,7 @@ def test_the_independence_rule_knows_the_raters_behind_a_string(tmp_path, cli, m
     change = ("--set", 'evaluate.judges=["openai:gpt-5"]')
     code, _, err = cli("check", recipe, *change)
     assert code == 2
-    assert "whoever labels may not grade: openai:gpt-5 and openai:gpt-4o are of one family (openai)" in err
+    assert "whoever labels may not grade: openai:gpt-5 and labeller openai:gpt-4o are of one family (openai)" in err
 
 
 def test_models_of_stages_that_are_taken_over_are_not_needed(tmp_path, cli, monkeypatch):

@@ -108,18 +108,3 @@ def win_rate(
     values = speech_values(verdicts, principle)
     clusters = [speeches[speech_id].cluster for speech_id in values]
     return cluster_mean(list(values.values()), clusters, "share of speeches", bootstrap=bootstrap, seed=seed)
-
-
-def counts(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Strict wins, ties and losses over speeches, missing verdicts, order effect and consistency of the judges."""
-    values = speech_values(verdicts)
-    asked = {verdict.speech_id for verdict in verdicts}
-    first = [v.value for v in verdicts if v.a_first and v.value is not None]
-    second = [v.value for v in verdicts if not v.a_first and v.value is not None]
-    return {
-        "wins": sum(value > 0.5 for value in values.values()),
-        "ties": sum(value == 0.5 for value in values.values()),
-        "losses": sum(value < 0.5 for value in values.values()),
-        "missing": len(asked) - len(values),
-        "order_effect": round(sum(first) / max(len(first), 1) - sum(second) / max(len(second), 1), 4),
-    }

@@ -7,25 +7,38 @@ from importlib.resources import files
 from typing import Any
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.report import counts_text, figure_text, number_text, percent
+from psychocounsel.evaluate import contest_words
+from psychocounsel.evaluate.contest_plots import draw_contests
+from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
 from psychocounsel.evaluate.results import Results
+from psychocounsel.evaluate.wording import counts_text, figure_text, number_text, percent
 
-Draw = Callable[[Results, Mapping[str, Any]], Mapping[str, str]]  # plots by name, as SVG text
-DRAW: dict[str, Draw] = {}  # by command; its template is pages/COMMAND.html.j2
+Draw = Callable[[Mapping[str, Any]], Mapping[str, str]]  # plots by name, as SVG text
+DRAW: dict[str, Draw] = {"eval winrate": draw_contests}  # by command; its template is pages/COMMAND.html.j2
 
 
 def page(results: Results, tables: Mapping[str, Any]) -> str:
     """The HTML text. Everything a client or model wrote is escaped; nothing is loaded from elsewhere."""
-    from jinja2 import Environment, FunctionLoader
-
     if results.command not in DRAW:
         raise UserError(f"no page is made of '{results.command}'; evaluations with one are {', '.join(DRAW)}")
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(template_text)
-    )
-    environment.filters |= {"percent": percent, "figure": figure_text, "number": number_text, "counts": counts_text}
-    template = environment.get_template(f"{results.command.removeprefix('eval ')}.html.j2")
-    return template.render(results=results, tables=tables, plots=DRAW[results.command](results, tables))
+    template = environment().get_template(f"{results.command.removeprefix('eval ')}.html.j2")
+    text: str = template.render(results=results, tables=tables, plots=DRAW[results.command](tables))
+    return text
+
+
+def environment() -> Any:
+    """Templates of this package, with figures and sentences as people read them."""
+    from jinja2 import Environment, FunctionLoader
+
+    made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(template_text))
+    made.filters |= {"percent": percent, "figure": figure_text, "number": number_text, "counts": counts_text}
+    made.filters |= {
+        "p": contest_words.p_text,
+        "conclusion": lambda row: contest_words.conclusion(ContestTable.model_validate(row)),
+        "cautions": lambda row: contest_words.cautions(ContestTable.model_validate(row)),
+        "difference": lambda row: contest_words.difference_sentence(PolicyDifference.model_validate(row)),
+    }
+    return made
 
 
 def template_text(name: str) -> str:

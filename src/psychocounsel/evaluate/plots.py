@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 WIDTH = 4.8  # inches: about as many points as a phone has pixels, so that letters keep their size there
@@ -48,8 +49,10 @@ def _svg(figure: Figure, label: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
 
 
-def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: float = 0.5) -> str:
-    """Estimates with 95 % intervals, one row each, around a line of no difference."""
+def forest(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: float = 0.5, *, shares: bool = True
+) -> str:
+    """Estimates with 95 % intervals, one row each, around a line of no difference. Not `shares`: of any size."""
     rows = [(name, figure) for name, figure in rows if figure["value"] is not None]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(WIDTH, 0.5 + 0.5 * max(len(rows), 1)))
@@ -60,12 +63,15 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: fl
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="round")
             axes.plot(estimate["value"], place, "o", color=colour, markersize=7)
             label_box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line stays behind the words
-            axes.text(0, place + 0.28, f"{name} (n={estimate['n']})", fontsize=9, va="bottom", bbox=label_box)
+            words = f"{name} (n={estimate['n']})"
+            start = axes.get_yaxis_transform()  # from the left edge, whatever the scale
+            axes.text(0, place + 0.28, words, fontsize=9, va="bottom", bbox=label_box, transform=start)
         axes.axvline(centre, color=INK, linewidth=0.8, linestyle=":", zorder=0)
         axes.set_yticks([])
         axes.set_ylim(-0.5, max(len(rows), 1) - 0.1)
-        axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        if shares:
+            axes.set_xlim(0, 1)
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axes.spines["left"].set_visible(False)
         return _svg(figure, label)
 
@@ -192,6 +198,69 @@ def small_multiples(panels: Mapping[str, Points], label: str, axis: str, best: f
         for axes in flat[len(panels) :]:
             axes.set_visible(False)
         figure.tight_layout()
+        return _svg(figure, label)
+
+
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Sequence[Sequence[tuple[float | None, str]]],
+    label: str,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> str:
+    """A grid of values with its text in every cell, so that no number hangs on a colour. `cells` are (value, text)."""
+    with plt.rc_context({**STYLE, "font.size": 8}):
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * max(len(rows), 1)))
+        shades = LinearSegmentedColormap.from_list("house", [SECOND, "#ffffff", ACCENT])
+        values = [[float("nan") if value is None else value for value, _ in row] for row in cells]
+        axes.pcolormesh(values, cmap=shades, vmin=low, vmax=high, edgecolors="white", linewidth=1, alpha=0.75)
+        for y, row in enumerate(cells):
+            for x, (_, text) in enumerate(row):
+                axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=6.5, color=INK)
+        axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=35, ha="left", rotation_mode="anchor")
+        axes.set_yticks([y + 0.5 for y in range(len(rows))], rows)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.invert_yaxis()
+        for side in axes.spines.values():
+            side.set_visible(False)
+        return _svg(figure, label)
+
+
+def scatter_line(
+    points: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]], label: str, x: str, y: str
+) -> str:
+    """Points, faint, and a fitted line through them."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.0))
+        axes.plot(*zip(*points, strict=True), "o", color=MUTED, alpha=0.45, markersize=3.5, markeredgewidth=0)
+        if line:
+            axes.plot(*zip(*line, strict=True), color=ACCENT, linewidth=2.2)
+        axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
+        axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        return _svg(figure, label)
+
+
+def reliability(bins: Sequence[Mapping[str, Any]], label: str) -> str:
+    """Predicted chance against what happened, bin by bin, with 95 % bands; the diagonal is perfect calibration.
+
+    Each bin has `said` (mean chance), `won` (share), `low`, `high` (None without a band) and `n`.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
+        xs, ys = [row["said"] for row in bins], [row["won"] for row in bins]
+        for row in bins:
+            if row["low"] is not None:
+                axes.plot([row["said"]] * 2, [row["low"], row["high"]], color=ACCENT, linewidth=1.5, alpha=0.6)
+        axes.plot(xs, ys, "o-", color=ACCENT, markersize=4, linewidth=1)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("chance that the first reply is preferred, by the model")
+        axes.set_ylabel("share preferred")
         return _svg(figure, label)
 
 

@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from psychocounsel.evaluate import plots, rounds
+from psychocounsel.evaluate.contest_plots import draw_contests
+from psychocounsel.evaluate.page import environment
+from psychocounsel.evaluate.results import Results
 from psychocounsel.principles import Principle, load_topics
 from psychocounsel.records import Pair, Rating, Speech
 
@@ -37,41 +39,35 @@ CHALLENGERS = {  # of base, as sentences name them
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made of. `curves` maps a training's name to its metrics rows; `best_of` and `online` are the
-    curve of best-of-N and the looks at the online rounds, None when there were none."""
+    """What a report is made of. `contests` holds tables of contests and differences of candidates, `curves` maps a
+    training's name to its metrics rows; `best_of` and `online` are the curve of best-of-N and the looks at the online
+    rounds, None when there were none."""
 
-    name: str
-    metrics: Mapping[str, Mapping[str, Any]]
+    results: Results
     stages: Sequence[Mapping[str, Any]]
     speeches: Sequence[Speech]
     ratings: Sequence[Rating]
     pairs: Mapping[str, Sequence[Pair]]
     principles: Sequence[Principle]
     agreement: Mapping[str, Mapping[str, Any]]
-    contests: Sequence[Mapping[str, Any]]
+    contests: Mapping[str, Any]
     reward_scores: Mapping[str, Sequence[float]]
     curves: Mapping[str, Sequence[Mapping[str, Any]]]
     samples: Sequence[Mapping[str, Any]]
-    stamps: Sequence[str]
-    judges: Sequence[str]
-    versions: Mapping[str, str]
     best_of: Mapping[str, Any] | None = None
     online: Mapping[str, Any] | None = None
+
+    @property
+    def metrics(self) -> dict[str, Mapping[str, Any]]:
+        """The figures as the plots and the template take them."""
+        return {key: figure.model_dump() for key, figure in self.results.metrics.items()}
 
 
 def render(data: ReportData) -> str:
     """The HTML text. Everything a client or model wrote is escaped; nothing is loaded from elsewhere."""
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
-    environment.filters["figure"] = figure_text
-    environment.filters["number"] = number_text
-    environment.filters["counts"] = counts_text
-    template = environment.from_string(
-        files("psychocounsel.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return template.render(
+    template = environment().get_template("run.html.j2")
+    text: str = template.render(
+        results=data.results,
         data=data,
         labels={key: text for key, text in FIGURE_LABELS.items() if key in data.metrics},
         plots=draw(data),
@@ -80,6 +76,7 @@ def render(data: ReportData) -> str:
         throughput=rounds.throughput(data.online["looks"]) if data.online else [],
         monitors=rounds.MONITORS,
     )
+    return text
 
 
 def draw(data: ReportData) -> dict[str, str]:
@@ -104,13 +101,8 @@ def draw(data: ReportData) -> dict[str, str]:
             "reward model score",
         ),
     }
-    for contest in data.contests:
-        name = f"{contest['a']}-{contest['b']}"
-        rows = [
-            *contest["by_principle"].items(),
-            *((f"topic {key}", row) for key, row in contest["by_topic"].items()),
-        ]
-        drawn[f"detail-{name}"] = plots.forest(rows, f"{contest['a']} against {contest['b']} by principle and topic")
+    names = [{"id": one.id, "name": one.name} for one in data.principles]
+    drawn |= draw_contests({**data.contests, "principles": names})
     for name, metrics in data.curves.items():
         drawn[f"curve-{name}"] = plots.curves(_series(metrics), f"Training curve {name}", "loss")
     return drawn | (_best_of(data.best_of) if data.best_of else {}) | (_online(data.online) if data.online else {})
@@ -153,34 +145,6 @@ def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], l
         if points:
             found[name] = ([x for x, _ in points], [y for _, y in points])
     return found
-
-
-def percent(value: float | None) -> str:
-    """0.873 -> '87.3 %'; None -> 'undefined'."""
-    return "undefined" if value is None else f"{100 * value:.1f} %"
-
-
-def figure_text(figure: Mapping[str, Any]) -> str:
-    """A share with its interval and n, as people read it."""
-    if figure["value"] is None:
-        return "undefined (n = 0)"
-    interval = "" if figure["low"] is None else f" [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
-    return f"{percent(figure['value'])}{interval}, n = {figure['n']}"
-
-
-def number_text(figure: Mapping[str, Any] | None) -> str:
-    """A figure that is no share, with its interval; '' for one that a look does not have."""
-    if not figure:
-        return ""
-    if figure["value"] is None:
-        return "undefined"
-    interval = "" if figure["low"] is None else f" [{figure['low']:.3g}, {figure['high']:.3g}]"
-    return f"{figure['value']:.3g}{interval}"
-
-
-def counts_text(counts: Mapping[str, int] | None) -> str:
-    """What was left out, with the reason; reasons without a case are not named."""
-    return ", ".join(f"{number} {reason}" for reason, number in (counts or {}).items() if number) or "nothing"
 
 
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -8,16 +8,6 @@ from pydantic import Field
 
 from psychocounsel.records import Finish, Record, canonical_json, short_hash
 
-FAMILIES = {
-    "openai": ("openai", "gpt-", "o1", "o3", "o4"),
-    "anthropic": ("anthropic", "claude"),
-    "google": ("google", "gemini", "gemma"),
-    "meta": ("meta", "llama", "vicuna", "samantha"),
-    "alibaba": ("qwen",),
-    "deepseek": ("deepseek",),
-    "mistral": ("mistral", "mixtral", "zephyr", "ministral"),
-    "microsoft": ("microsoft", "phi-"),
-}
 Form = Literal["text", "json", "decision"]
 Answer = Literal["decision", "schema", "json", "text"]  # strictest first
 
@@ -84,14 +74,3 @@ class ChatModel(Protocol):
     def can_answer(self, request: Request) -> bool: ...
     async def send(self, request: Request) -> str: ...
     def read(self, raw: str) -> Completion: ...
-
-
-def family_of(name: str) -> str:
-    """The model family behind a name ('openai:gpt-4o' -> 'openai'); '' when the registry does not know it."""
-    text = name.lower()
-    for family, marks in FAMILIES.items():
-        if any(
-            text.startswith(mark) or f"/{mark}" in text or f":{mark}" in text or f"#{mark}" in text for mark in marks
-        ):
-            return family
-    return ""

@@ -169,9 +169,9 @@ def _run_locked(recipe: Recipe, folder: RunFolder, options: Options) -> None:
                 _run_stage(run, name)
                 ran = ran or name != "publish"
         if LAST in names and (ran or not (folder.path / "report.html").exists()):
-            from psychocounsel.pipeline.evaluation import write_results
+            from psychocounsel.pipeline.evaluation import finish
 
-            write_results(run)
+            finish(run)
 
 
 def _at_hand(recipe: Recipe, reuse: Path | None, done: list[str]) -> list[str]:
@@ -242,7 +242,7 @@ def _run_stage(run: Run, name: str) -> None:
         run.folder.discard(name)  # half-made with other settings, or half-discarded: not to be continued
     write_text(note, started)
     if name in (LAST, *feeds(LAST)):
-        for stale in ("results.json", "report.html"):
+        for stale in ("results.json", "items.jsonl", "report.html"):
             (run.folder.path / stale).unlink(missing_ok=True)
     start = time.monotonic()
     if name in workers.JOINED:

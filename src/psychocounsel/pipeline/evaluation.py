@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.accuracy import length_scores, pair_accuracy
-from psychocounsel.evaluate.arena import Contest, hold, win_rate
+from psychocounsel.evaluate.accuracy import length_scores, pair_accuracy, pair_items
+from psychocounsel.evaluate.arena import Contest, hold, speech_values, win_rate
 from psychocounsel.evaluate.baselines import check_baselines
-from psychocounsel.evaluate.measure import check_independence, contest_table
+from psychocounsel.evaluate.contest_results import adjusted, contest_items, contest_metrics, policy_differences
+from psychocounsel.evaluate.contests import ContestTable, contest_table
+from psychocounsel.evaluate.results import ItemValue, Results, write_results
 from psychocounsel.evaluate.rounds import read_rounds, round_figures
 from psychocounsel.evaluate.statistics import Figure, count
-from psychocounsel.models.chat import family_of
 from psychocounsel.pipeline.contenders import best_of_curve, contests, replies_of
 from psychocounsel.pipeline.context import Run
+from psychocounsel.pipeline.preflight import independent
 from psychocounsel.pipeline.reporting import MEASURED, agreement_of, counts_text, report
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.ratings import described, open_judges
 from psychocounsel.ratings.agreement import mean_kappa
 from psychocounsel.ratings.judge import Judge, ScoringJudge
-from psychocounsel.records import Pair, Response, Speech, Verdict, write_records, write_rows, write_text
+from psychocounsel.records import Pair, Response, Speech, Verdict, read_rows, write_records, write_rows, write_text
 
 SAMPLES = 8
-__all__ = ["counts_text", "evaluate", "write_results"]
-RESULTS_SCHEMA = "psychocounsel-results/1"
+__all__ = ["counts_text", "evaluate", "finish"]
 
 
 def evaluate(run: Run, folder: Path) -> dict[str, Any]:
@@ -36,8 +37,7 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     table, seed = run.recipe.evaluate, run.recipe.seed
     check_baselines(table)
     judges = open_judges(table.judges, run.recipe.ratings, run.recipe.models, tie=table.tie)
-    labellers = sorted({(rating.judge, family_of(rating.judge)) for rating in run.ratings()})
-    stamps = check_independence(judges, labellers, run.recipe.base, table)
+    reasons = independent(run.recipe, judges, sorted({rating.judge for rating in run.ratings()}))
     speeches = {speech.id: speech for speech in run.speeches()}
     chosen = held_out(list(speeches.values()), table, seed)
     if not chosen:
@@ -49,29 +49,27 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
     pairs = run.pairs()["test"]
     figures = _reward_figures(run, pairs, speeches, responses, folder)
     figures["judge.pair_agreement"] = _judge_agreement(run, pairs, speeches, responses, judges)
-    tables = []
-    for a, b in contests(list(replies)):
-        verdicts = [
-            verdict
-            for sample in range(table.samples)
-            for verdict in hold(
-                Contest(a, b, replies[a][sample], replies[b][sample], sample), chosen, judges, run.principles, run.store
-            )
-        ]
-        write_records(folder / f"verdicts-{a}-{b}.jsonl", verdicts)
-        tables.append(contest_table(verdicts, speeches, run.principles, table, seed))
-        figures[f"winrate.{a}_vs_{b}".replace("-", "_")] = _win_rate(run, verdicts, speeches)
+    tables = _contests(run, chosen, replies, judges, list(reasons), folder)
+    for one in tables:
+        figures |= contest_metrics(one)
     if table.best_of:
         figures |= best_of_curve(run, chosen, replies["base"], judges, folder).figures()
     write_rows(
         folder / "samples.jsonl", _samples(chosen, {name: found[0] for name, found in replies.items()}, judges, run)
     )
-    write_text(folder / "contests.json", json.dumps(tables, indent=1))
+    told = {
+        "contests": [one.model_dump(mode="json") for one in tables],
+        "differences": [
+            one.model_dump(mode="json") for one in policy_differences(tables, bootstrap=table.bootstrap, seed=seed)
+        ],
+    }
+    write_text(folder / "contests.json", json.dumps(told, indent=1, ensure_ascii=False))
     write_text(
         folder / "figures.json",
         json.dumps({key: f.model_dump(mode="json") for key, f in figures.items()}, indent=1),
     )
-    stamp = {"dependent": sorted(set(stamps)), "judges": [described(judge) for judge in judges]}
+    stamps = sorted({reason for told in reasons.values() for reason in told})
+    stamp = {"dependent": stamps, "judges": [described(judge) for judge in judges]}
     write_text(folder / "stamps.json", json.dumps(stamp, indent=1))
     return {
         "speeches": len(chosen),
@@ -79,6 +77,44 @@ def evaluate(run: Run, folder: Path) -> dict[str, Any]:
         **reply_counts(folder, list(replies)),
         "dependent": bool(stamps),
     }
+
+
+def _contests(
+    run: Run,
+    chosen: Sequence[Speech],
+    replies: Mapping[str, Sequence[Mapping[str, str]]],
+    judges: Sequence[Judge],
+    dependent: Sequence[str],
+    folder: Path,
+) -> list[ContestTable]:
+    """All contests between the policies; the verdicts on each are kept in the folder."""
+    table, speeches = run.recipe.evaluate, {speech.id: speech for speech in chosen}
+    verdicts: dict[tuple[str, str], list[Verdict]] = {}
+    for a, b in contests(list(replies)):
+        verdicts[a, b] = [
+            verdict
+            for sample in range(table.samples)
+            for verdict in hold(
+                Contest(a, b, replies[a][sample], replies[b][sample], sample), chosen, judges, run.principles, run.store
+            )
+        ]
+        write_records(folder / f"verdicts-{a}-{b}.jsonl", verdicts[a, b])
+    values = {pair: speech_values(found) for pair, found in verdicts.items()}
+    return adjusted(
+        [
+            contest_table(
+                found,
+                speeches,
+                run.principles,
+                dependent=dependent,
+                texts={key: (replies[a][0][key], replies[b][0][key]) for key in speeches},
+                others={other: row for (other, against), row in values.items() if against == b and other != a},
+                bootstrap=table.bootstrap,
+                seed=run.recipe.seed,
+            )
+            for (a, b), found in verdicts.items()
+        ]
+    )
 
 
 def _reward_figures(
@@ -161,8 +197,8 @@ def _samples(
     ]
 
 
-def write_results(run: Run) -> None:
-    """RUN/results.json (a stable interface) and RUN/report.html, from what the finished stages left."""
+def finish(run: Run) -> None:
+    """RUN/results.json, items.jsonl (stable interfaces) and RUN/report.html, from what the finished stages left."""
     place = run.folder.stage("evaluate")
     figures = {key: Figure.model_validate(row) for key, row in json.loads((place / "figures.json").read_text()).items()}
     manifests = [manifest for name in MEASURED if (manifest := run.folder.manifest(name))]
@@ -174,16 +210,25 @@ def write_results(run: Run) -> None:
     figures["seconds.total"] = count(sum(manifest.seconds for manifest in manifests), "seconds", len(manifests))
     online = read_rounds(run.folder.stage("policy"))
     figures |= round_figures(online) if online else {}
-    metrics = {key: figure.model_dump(mode="json") for key, figure in sorted(figures.items())}
     stamps = json.loads((place / "stamps.json").read_text(encoding="utf-8"))
-    body = {
-        "schema": RESULTS_SCHEMA,
-        "name": run.recipe.name,
-        "dependent": stamps["dependent"],
-        "metrics": metrics,
-    }
-    write_text(run.folder.path / "results.json", json.dumps(body, indent=1, ensure_ascii=False))
-    write_text(run.folder.path / "report.html", report(run, metrics, stamps, online))
+    results = Results(
+        name=run.recipe.name,
+        dependent=stamps["dependent"],
+        judges=stamps["judges"],
+        versions=manifests[-1].versions,
+        metrics=dict(sorted(figures.items())),
+    )
+    write_results(run.folder.path, results, _items(run, pairs["test"]))
+    write_text(run.folder.path / "report.html", report(run, results, online))
+
+
+def _items(run: Run, pairs: Sequence[Pair]) -> list[ItemValue]:
+    """What stands behind the win rates and the reward model's accuracy, item by item."""
+    place = run.folder.stage("evaluate")
+    scores = {row["response_id"]: row["score"] for _, row in read_rows(place / "reward-scores.jsonl")}
+    found = pair_items("reward.accuracy", pairs, scores, {speech.id: speech for speech in run.speeches()})
+    tables = json.loads((place / "contests.json").read_text(encoding="utf-8"))["contests"]
+    return found + [item for row in tables for item in contest_items(ContestTable.model_validate(row))]
 
 
 def _kappa_figure(run: Run) -> Figure:

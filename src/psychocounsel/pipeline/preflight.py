@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from psychocounsel.evaluate.baselines import check_baselines
-from psychocounsel.evaluate.measure import check_independence
+from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
 from psychocounsel.models import open_models
-from psychocounsel.models.chat import family_of
 from psychocounsel.ratings import SCORERS, open_judges
+from psychocounsel.ratings.judge import Judge
 from psychocounsel.recipe import Recipe
 from psychocounsel.recipe.online import round_judges
 
@@ -32,8 +32,7 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
     if "evaluate" in stages:
         check_baselines(recipe.evaluate)
         judges = open_judges(recipe.evaluate.judges, recipe.ratings, recipe.models)
-        labellers = [(name, family_of(name)) for name in raters]
-        check_independence(judges, labellers, recipe.base, recipe.evaluate)
+        independent(recipe, judges, raters)
     if "policy" in stages and ":" in recipe.policy.loss:  # a user's own: tried now, not after hours of training
         from psychocounsel.models.weights import require_training
 
@@ -47,6 +46,15 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
         from psychocounsel.pipeline.publishing import check_publish
 
         check_publish(recipe.publish)
+
+
+def independent(recipe: Recipe, judges: Sequence[Judge], labellers: Sequence[str]) -> dict[str, list[str]]:
+    """Why grading judges are not independent, by judge; {} is good. Raises UserError unless the recipe allows it."""
+    table = recipe.evaluate
+    reasons = dependence_reasons(judges, parties(labellers=labellers, base=recipe.base), table.families)
+    remedy = "set evaluate.allow_dependent = true (the report is then stamped)"
+    check_independence(reasons, table.allow_dependent, "evaluate", remedy)
+    return reasons
 
 
 def _check_rounds(recipe: Recipe) -> None:

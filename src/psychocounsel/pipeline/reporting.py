@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from psychocounsel.evaluate.results import Results
 from psychocounsel.pipeline.contenders import read_curve
 from psychocounsel.pipeline.context import Run
 from psychocounsel.ratings.agreement import short_table
@@ -14,12 +15,7 @@ from psychocounsel.run import STAGES
 MEASURED = STAGES[: STAGES.index("evaluate") + 1]  # publishing a run changes none of its results
 
 
-def report(
-    run: Run,
-    metrics: Mapping[str, Mapping[str, Any]],
-    stamps: Mapping[str, list[str]],
-    online: Mapping[str, Any] | None,
-) -> str:
+def report(run: Run, results: Results, online: Mapping[str, Any] | None) -> str:
     """The page of a finished run. `online` are the looks at its online rounds, None when there were none."""
     from psychocounsel.evaluate.report import ReportData, read_metrics_rows, render
     from psychocounsel.records import read_rows
@@ -41,8 +37,7 @@ def report(
     }
     return render(
         ReportData(
-            name=run.recipe.name,
-            metrics=metrics,
+            results=results,
             stages=[
                 {"name": name, "text": counts_text(manifest.counts), "seconds": manifest.seconds}
                 for name, manifest in manifests.items()
@@ -56,9 +51,6 @@ def report(
             reward_scores=sides,
             curves=curves,
             samples=[row for _, row in read_rows(place / "samples.jsonl")],
-            stamps=stamps["dependent"],
-            judges=stamps["judges"],
-            versions=manifests["evaluate"].versions,
             best_of=read_curve(place),
             online=online,
         )

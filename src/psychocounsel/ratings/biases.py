@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psychocounsel.models.chat import family_of
+from psychocounsel.models.families import family_of
 from psychocounsel.principles import Principle, overall_score
 from psychocounsel.ratings.attacks import Attack
 from psychocounsel.ratings.intervals import kappa, mean, rank_correlation, share

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from psychocounsel.errors import UserError
 from psychocounsel.models.calls import ask
 from psychocounsel.models.capabilities import capabilities
-from psychocounsel.models.chat import Answer, ChatModel, Completion, Request, family_of
+from psychocounsel.models.chat import Answer, ChatModel, Completion, Request
+from psychocounsel.models.families import family_of
 from psychocounsel.models.openai_api import OpenAIModel
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import Principle

@@ -204,6 +204,9 @@ class EvaluateTable(Table):
         default=0.05, description="overall scores closer than this are a tie (scoring judges)"
     )
     bootstrap: Positive = 10_000
+    families: dict[str, str] = Field(
+        default={}, description="whose model a name is, where the name does not tell: {name: family}"
+    )
     allow_dependent: bool = Field(
         default=False, description="let a judge grade that shares a family with the labels; stamps the report"
     )

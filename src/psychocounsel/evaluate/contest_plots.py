@@ -1,0 +1,111 @@
+"""The plots of a contest, as SVG text by name, from its table as JSON holds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psychocounsel.evaluate import plots
+
+POINTS = 800  # of the scatter at most, evenly thinned: more are a blot, and a megabyte
+SHORT = 26  # characters of a label beside a grid
+
+
+def draw_contests(tables: Mapping[str, Any]) -> dict[str, str]:
+    """All plots of all contests: KIND-NUMBER."""
+    drawn: dict[str, str] = {}
+    names = {one["id"]: one["name"] for one in tables.get("principles", ())}
+    for number, table in enumerate(tables["contests"]):
+        drawn |= {f"{kind}-{number}": text for kind, text in draw_contest(table, names).items()}
+    if tables.get("differences"):
+        rows = [(f"{row['a']} minus {row['b']}", row["difference"]) for row in tables["differences"]]
+        drawn["differences"] = plots.forest(rows, "Candidates against each other", 0.0, shares=False)
+    return drawn
+
+
+def draw_contest(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    """The plots of one contest by kind; a kind that has nothing to show is left out. `names` are the principles'."""
+    pair = f"{table['a']} against {table['b']}"
+    drawn = {"main": plots.forest(main_rows(table), f"Win rates of {pair}")}
+    if table["length"] and len(table["speeches"]) > 1 and table["length"]["slope"]["value"] is not None:
+        drawn["length"] = _length(table, pair)
+    if table["principles"]:
+        rows = [(row["name"], row["win_rate"]) for row in table["principles"]]
+        drawn["principles"] = plots.forest(rows, f"Win rates by principle of {pair}")
+        if weights := [(row["name"], row["weight"]) for row in table["principles"] if row["weight"]]:
+            drawn["weights"] = plots.forest(weights, f"Implied weights of principles, {pair}", 0.0, shares=False)
+    if len(table["topics"]) > 1:
+        rows = [
+            (row["cell"], {"value": row["shrunk"], "low": row["low"], "high": row["high"], "n": row["n"]})
+            for row in table["topics"]
+        ]
+        drawn["topics"] = plots.forest(rows, f"Win rates by topic of {pair}, shrunk")
+    if table["topic_principle"]:
+        drawn["grid"] = _grid(table["topic_principle"], names, pair)
+    if orders := [(row["judge"], row["order_effect"]) for row in table["standings"]]:
+        drawn["order"] = plots.forest(orders, f"Effect of the order of presentation, {pair}", 0.0, shares=False)
+    if table["agreement"]:
+        drawn["judges"] = _judges(table["agreement"], pair)
+    return drawn
+
+
+def main_rows(table: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Headline, length and style control, compliance, and every judge, each with what is odd about it."""
+    rows = [("Headline", table["headline"]["win_rate"])]
+    rows += [
+        (text, table[key]["controlled"])
+        for key, text in (("length", "At equal length"), ("style", "At equal length and style"))
+        if table[key]
+    ]
+    if table["compliance"]:
+        rows.append(("Replies within the asked length", table["compliance"]["win_rate"]))
+    for row in table["standings"]:
+        odd = " DEPENDENT" if row["judge"] in table["dependent"] else ""
+        odd += " (left out)" if row["excluded"] else ""
+        rows.append((f"Judge {row['judge']}{odd}", row["win_rate"]))
+    return rows
+
+
+def _length(table: Mapping[str, Any], pair: str) -> str:
+    length, speeches = table["length"], table["speeches"]
+    spread = length["spread"] or 1.0
+    points = [((row["chars_a"] - row["chars_b"]) / spread, row["value"]) for row in speeches]
+    step = max(1, math.ceil(len(points) / POINTS))
+    rate = min(max(length["controlled"]["value"], 1e-6), 1 - 1e-6)
+    theta, phi = math.log(rate / (1 - rate)), length["slope"]["value"]
+    low, high = min(x for x, _ in points), max(x for x, _ in points)
+    grid = [low + (high - low) * k / 60 for k in range(61)]
+    line = [(x, 1 / (1 + math.exp(-(theta + phi * math.tanh(x))))) for x in grid]
+    return plots.scatter_line(
+        points[::step], line, f"Length and win, {pair}", f"how much longer {table['a']} is, standard deviations",
+        f"value for {table['a']}",
+    )  # fmt: skip
+
+
+def _grid(cells: Sequence[Mapping[str, Any]], names: Mapping[str, str], pair: str) -> str:
+    topics = list(dict.fromkeys(cell["topic"] for cell in cells))
+    principles = list(names) or list(dict.fromkeys(cell["principle"] for cell in cells))
+    found = {(cell["topic"], cell["principle"]): cell for cell in cells}
+    grid: list[list[tuple[float | None, str]]] = []
+    for topic in topics:
+        row = [found.get((topic, principle)) for principle in principles]
+        grid.append([(None, "–") if one is None else (one["value"], f"{one['value']:.2f}\n{one['n']}") for one in row])
+    return plots.heat_map([short(topic) for topic in topics], principles, grid, f"Topics and principles, {pair}")
+
+
+def _judges(agreement: Mapping[str, Any], pair: str) -> str:
+    names = [short(name) for name in agreement["judges"]]
+    grid: list[list[tuple[float | None, str]]] = []
+    for a, row in enumerate(agreement["kappa"]):
+        texts = [
+            "" if a == b else "–" if value is None else f"{value:.2f}\n{agreement['n'][a][b]}"
+            for b, value in enumerate(row)
+        ]
+        grid.append(list(zip(row, texts, strict=True)))
+    return plots.heat_map(names, names, grid, f"Agreement of judges, {pair}", low=-1.0)
+
+
+def short(name: str) -> str:
+    """A name that fits beside a grid: its end tells more than its beginning."""
+    return name if len(name) <= SHORT else f"…{name[-SHORT + 1 :]}"
