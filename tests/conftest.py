@@ -5,10 +5,15 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine are slower than one
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import signal
+
 import pytest
 
 from psychocounsel.recipe import EmbeddedModel, SupervisedTable
 from psychocounsel.records import Pair, Response, Speech, Turn
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: tests of Ctrl-C would see nothing
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLIENT_LINES = (
     "My sister and I have not talked since the funeral, and her birthday is on Friday.",
