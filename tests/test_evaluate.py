@@ -119,7 +119,8 @@ class Refusing(Scripted):
 )  # fmt: skip
 def test_a_judge_without_a_verdict_is_missing_and_not_a_tie(store, asked, model):
     verdicts = hold(contest(asked), asked, [ModelJudge(model)], PRINCIPLES, store)
-    assert {v.value for v in verdicts} == {None} and len(model.sent) == 16  # asked once each, never again blindly
+    tries = 1 if isinstance(model, Refusing) else 3  # a refusal is an answer; what cannot be read is asked twice more
+    assert {v.value for v in verdicts} == {None} and len(model.sent) == 16 * tries
     assert counts(verdicts) == {"wins": 0, "ties": 0, "losses": 0, "missing": 8}
     assert rate(verdicts, asked).value is None and rate(verdicts, asked).n == 0
 

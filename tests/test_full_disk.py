@@ -33,7 +33,7 @@ def disk(tmp_path):
 
 
 CHECKPOINT = "checkpoint: cannot be written"
-CASES = [  # the last stage that is finished, free KiB, where it hurts (kernels count a little differently: one of several)
+CASES = [  # the last stage that is finished, free KiB, where it hurts; kernels count a little differently
     (None, 16, "calls.sqlite: cannot be used as a call store"),
     (None, 200, ": No space left on device; free some space"),
     ("speeches", 600, "calls.sqlite: cannot write"),

@@ -28,6 +28,7 @@ from psychocounsel.recipe import RatingsTable
 from psychocounsel.records import Rating, Speech, content_id
 
 REFUSALS = ("refused", "filtered")
+COMPARE_AGAIN = 2  # times that a comparison without a readable verdict is asked for once more
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class ModelJudge:
     async def compare(
         self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
     ) -> Comparison:
-        """Which of two replies is better, in the order they are shown."""
+        """Which of two replies is better, in the order they are shown; asked again where no verdict can be read."""
         texts = (
             quoted("CLIENT", dialogue_text(speech.turns)),
             quoted("REPLY A", first),
@@ -197,10 +198,18 @@ class ModelJudge:
             subject={"speech_id": speech.id},
         )
         answer = await ask(self.model, request, store)
-        if answer.finish in REFUSALS:
-            return Comparison(None, {}, answer.call_id)
-        value, by_principle = parse_comparison(answer.text, principles)
-        return Comparison(value, by_principle, answer.call_id)
+        first = answer.call_id
+        for again in range(1 + COMPARE_AGAIN):
+            if answer.finish in REFUSALS:  # a refusal is an answer; asking for it again would be to press
+                break
+            value, by_principle = parse_comparison(answer.text, principles)
+            if value is not None:
+                return Comparison(value, by_principle, answer.call_id)
+            if again == COMPARE_AGAIN or self.model.kind.startswith("recorded"):
+                break
+            retry = request.model_copy(update={"sample": again + 1})
+            answer = await self._repair(retry, answer, ["it holds no single verdict under 'overall'"], store)
+        return Comparison(None, {}, first)
 
 
 def _refusal(answer: Completion) -> Literal["refused", "filtered"]:
