@@ -45,7 +45,7 @@ def contest(speeches, a="Warm words for you.", b="Plain words for you."):
 
 def shown(request):
     """The two replies as the judge sees them, in order."""
-    return re.findall(r"<<<REPLY [AB]\n(.*?)\n>>>", request.messages[-1]["content"], flags=re.S)
+    return re.findall(r"<<<REPLY [AB]\n(.*?)\n>>>", request.messages[1]["content"], flags=re.S)
 
 
 def answer(overall, **principles):
@@ -129,7 +129,7 @@ def test_a_speech_judged_in_one_order_only_is_missing(store, asked):
     crisis = asked[0].text
 
     def script(request):
-        refuses = crisis in request.messages[-1]["content"] and shown(request)[0].startswith("Plain")
+        refuses = crisis in request.messages[1]["content"] and shown(request)[0].startswith("Plain")
         return "I would rather not." if refuses else prefers("Warm")(request)
 
     verdicts = hold(contest(asked), asked, [ModelJudge(Scripted(script))], PRINCIPLES, store)
