@@ -155,13 +155,6 @@ def difficulties(values: Mapping[str, ArrayLike], policy: str) -> Array | None:
     return np.asarray(np.where(heard > 0, mean - centre, 0.0))
 
 
-def tanh_lengths(lengths_a: ArrayLike, lengths_b: ArrayLike) -> Array:
-    """tanh(d_i), the column that length has in the regression: d_i is the difference over its standard deviation."""
-    difference = numbers(lengths_a, "lengths") - numbers(lengths_b, "lengths")
-    spread = float(np.std(difference))
-    return np.asarray(np.tanh(difference / spread) if spread > TINY else np.zeros_like(difference))
-
-
 def style_density(text: str) -> tuple[float, float, float]:
     """Bullets, bold passages and headers of a reply in Markdown: log(1 + number in a hundred words)."""
     words = max(len(text.split()), 1)
