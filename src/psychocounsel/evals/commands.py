@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -16,10 +19,47 @@ def winrate() -> None:
     raise NotImplementedError
 
 
+# eval rm
+
+
 @app.command()
-def rm() -> None:
+def rm(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Reward models: folders, hub ids.")
+    ] = None,
+    judges: Annotated[list[str] | None, typer.Option("--judge", help="A judge beside them. Repeatable.")] = None,
+    pairs: Annotated[
+        str,
+        typer.Option("--pairs", help="A run folder, a preference set, a file of pairs, or rankings:FILE."),
+    ] = "",
+    responses: Annotated[str, typer.Option("--responses", help="Recorded replies that rankings name.")] = "",
+    speeches: Annotated[str, typer.Option("--speeches", help="The speeches that rankings name.")] = "",
+    validation: Annotated[
+        str, typer.Option("--validation", help="Other pairs, on which temperature and length rule are fitted.")
+    ] = "",
+    folder: Annotated[Path, typer.Option("--to", help="Folder of the evaluation.")] = Path("eval-rm"),
+    probes: Annotated[str, typer.Option("--probes", help="all, none, or names with commas.")] = "all",
+    most: Annotated[int, typer.Option("--probe-replies", min=1, help="Replies that probes change.")] = 200,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many pairs, by hash.")] = None,
+    ceiling: Annotated[float | None, typer.Option("--ceiling", help="Raters' own agreement, if known.")] = None,
+    max_length: Annotated[int, typer.Option("--max-length", min=16, help="Tokens of prompt and reply.")] = 2048,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, help="Draws behind each interval.")] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of draws.")] = 0,
+    budget: Annotated[float | None, typer.Option("--budget", min=0, help="US dollars for judges.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Title of the page.")] = "",
+) -> None:
     """Reward models and judges on labelled pairs: accuracy, calibration, length, invariance."""
-    raise NotImplementedError
+    from psychocounsel.errors import UserError
+    from psychocounsel.evals.rm import evaluate_rm
+
+    if not pairs:
+        raise UserError("--pairs: name a run folder, a preference set, a file of pairs, or rankings:FILE")
+    page = evaluate_rm(
+        models or [], judges or [], pairs, folder, responses=responses, speeches=speeches, validation=validation,
+        probes=probes, most=most, limit=limit, ceiling=ceiling, max_length=max_length, bootstrap=bootstrap, seed=seed,
+        budget=budget, name=name,
+    )  # fmt: skip
+    print(f"Report: {page}")
 
 
 @app.command()

@@ -10,11 +10,15 @@ from psychocounsel.errors import UserError
 from psychocounsel.evaluate import contest_words
 from psychocounsel.evaluate.contest_plots import draw_contests
 from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
+from psychocounsel.evaluate.pair_plots import draw_pairs
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.wording import counts_text, figure_text, number_text, percent
 
 Draw = Callable[[Mapping[str, Any]], Mapping[str, str]]  # plots by name, as SVG text
-DRAW: dict[str, Draw] = {"eval winrate": draw_contests}  # by command; its template is pages/COMMAND.html.j2
+DRAW: dict[str, Draw] = {
+    "eval winrate": draw_contests,
+    "eval rm": draw_pairs,
+}  # by command; its template is pages/COMMAND.html.j2
 
 
 def page(results: Results, tables: Mapping[str, Any]) -> str:
