@@ -21,6 +21,9 @@ FLAT_LONG = "It happens to everybody at some time, and then it goes away by itse
 REPLIES = ((WARM, ASKING, FLAT), (WARM, ASKING_LONG, FLAT_LONG))
 
 
+NAMED = {"input": "therapist_input"}  # as AnnoMI writes it
+
+
 def write_csv(path, columns, rows, encoding="utf-8"):
     """Rows are dicts; columns without a value are filled with ''."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,10 @@ def turn(transcript, place, role, text, *, quality="high", topic="smoking", anno
         row[f"{column}_exists"] = "n/a" if role == "client" else str(code in codes)
         row[f"{column}_subtype"] = codes.get(code, "n/a")
     if role == "therapist":
-        row |= {"client_talk_type": "n/a", "main_therapist_behaviour": next(iter(codes), "other")}
+        row |= {
+            "client_talk_type": "n/a",
+            "main_therapist_behaviour": NAMED.get(next(iter(codes), ""), next(iter(codes), "other")),
+        }
     return row
 
 

@@ -85,11 +85,12 @@ def test_annomi_behaviours_follow_the_codes_and_the_context_begins_with_the_clie
     found = read_annomi(write_annomi(tmp_path / "a.csv", rows))
     by_reply = {item.parts[0].reply: item for item in found.items if "quality" not in item.labels}
     assert [sorted(item.labels) for item in by_reply.values()] == [
-        ["complex", "v advice", "v input"],  # a complex reflection without input
-        ["v input"],  # information only
-        ["v advice", "v input"],  # advice only
-        ["complex"],  # advice and reflection: neither positive nor negative
+        ["complex", "main", "v advice", "v input"],  # a complex reflection without input
+        ["main", "v input"],  # information only
+        ["main", "v advice", "v input"],  # advice only
+        ["complex", "main"],  # advice and reflection: neither positive nor negative
     ]
+    assert [item.labels["main"] for item in by_reply.values()] == [0, 2, 2, 2]
     inform = by_reply["Screens late at night make it worse for many."]
     assert [turn.role for turn in inform.parts[0].turns] == ["client", "therapist", "client"]
     assert inform.parts[0].turns[-1].text == "Yes, and then I was tired all day. I even missed the bus."
@@ -106,8 +107,9 @@ def test_annomi_takes_the_majority_of_annotators_and_leaves_out_ties(tmp_path):
         rows.append(turn("a", 3, "therapist", "And did it help you at all?", annotator=annotator, **codes))
     rows.append(rows[-1])
     found = read_annomi(write_annomi(tmp_path / "a.csv", rows))
-    (item,) = [item for item in found.items if "quality" not in item.labels]
-    assert item.labels == {"v input": 1.0, "v advice": 1.0, "open": 1.0}
+    item, tied = [item for item in found.items if "quality" not in item.labels]
+    assert item.labels == {"v input": 1.0, "v advice": 1.0, "open": 1.0, "main": 1.0}
+    assert tied.labels == {"main": 1.0}  # both say that it is a question, not which kind
     assert found.counts["therapist turns left out: annotators are tied"] == 1
     assert found.counts["left out: coded twice by one annotator"] == 1
     assert found.ceiling["Fleiss' kappa, main behaviour"] == {"value": -0.5, "n": 1, "raters": 3}

@@ -62,10 +62,40 @@ def rm(
     print(f"Report: {page}")
 
 
+# eval ood
+
+
 @app.command()
-def ood() -> None:
+def ood(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Reward models: folders or hub ids.")
+    ] = None,
+    judges: Annotated[list[str] | None, typer.Option("--judge", help="A judge beside them. Repeatable.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=PLACE: a set of human labels and where it lies. Repeatable.")
+    ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option("--training", help="What the scorers were trained on: a run folder or a source. Repeatable."),
+    ] = None,
+    near: Annotated[
+        float, typer.Option("--near", min=0, max=1, help="Likeness from which an item counts as trained on.")
+    ] = 0.4,
+    folder: Annotated[Path, typer.Option("--to", help="Folder of the evaluation.")] = Path("eval-ood"),
+    max_length: Annotated[int, typer.Option("--max-length", min=16, help="Tokens of prompt and reply.")] = 2048,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, help="Draws behind each interval.")] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of draws.")] = 0,
+    budget: Annotated[float | None, typer.Option("--budget", min=0, help="US dollars for judges.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Title of the page.")] = "",
+) -> None:
     """Reward models and judges on public human labels, each beside its trivial baselines."""
-    raise NotImplementedError
+    from psychocounsel.evals.ood import evaluate_ood
+
+    page = evaluate_ood(
+        models or [], judges or [], sets or [], folder, training=training or [], near=near, max_length=max_length,
+        bootstrap=bootstrap, seed=seed, budget=budget, name=name,
+    )  # fmt: skip
+    print(f"Report: {page}")
 
 
 @app.command()

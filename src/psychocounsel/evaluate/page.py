@@ -10,6 +10,7 @@ from psychocounsel.errors import UserError
 from psychocounsel.evaluate import contest_words
 from psychocounsel.evaluate.contest_plots import draw_contests
 from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
+from psychocounsel.evaluate.ood_plots import draw_labels
 from psychocounsel.evaluate.pair_plots import draw_pairs
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.wording import counts_text, figure_text, number_text, percent
@@ -18,6 +19,7 @@ Draw = Callable[[Mapping[str, Any]], Mapping[str, str]]  # plots by name, as SVG
 DRAW: dict[str, Draw] = {
     "eval winrate": draw_contests,
     "eval rm": draw_pairs,
+    "eval ood": draw_labels,
 }  # by command; its template is pages/COMMAND.html.j2
 
 

@@ -26,6 +26,9 @@ SPEAKERS = {"client": "client", "therapist": "therapist"}
 BEHAVIOURS = ("input", "advice", "reflection", "complex", "question", "open")
 
 
+MAIN = ("reflection", "question", "therapist_input", "other")
+
+
 @dataclass
 class _Utterance:
     """What one turn is and how each annotator coded it."""
@@ -138,10 +141,18 @@ def _behaviours(name: str, turns: list[_Utterance], counts: Counter[str]) -> lis
             continue
         counts["therapist turns that fit"] += 1
         context = recent([earlier.turn for earlier in turns[:place]])
-        labels = _labels({code: turn.decided(code) for code in BEHAVIOURS}, counts)
+        labels = _labels({code: turn.decided(code) for code in BEHAVIOURS}, counts) | _main(turn.kinds)
         if labels:
             found.append(Item(parts=(Part(turns=context, reply=turn.text),), unit=name, labels=labels))
     return found
+
+
+def _main(kinds: list[str]) -> dict[str, float]:
+    """The main behaviour that most annotators name, as questions.toml numbers them; {} where they are tied."""
+    ordered = Counter(kinds).most_common(2)
+    if not ordered or (len(ordered) > 1 and ordered[0][1] == ordered[1][1]) or ordered[0][0] not in MAIN:
+        return {}
+    return {"main": float(MAIN.index(ordered[0][0]))}
 
 
 def _labels(codes: dict[str, bool | None], counts: Counter[str]) -> dict[str, float]:

@@ -36,44 +36,35 @@ SETS: dict[str, Callable[[Place], LabelledSet]] = {
 }
 
 
-def human_labels(
-    sets: Mapping[str, Place],
-    scorer: Scorer,
-    *,
-    training: Iterable[str] = (),
-    near: float = NEAR,
-    bootstrap: int = BOOTSTRAP,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Every test of the named sets by one scorer, ready for JSON. `sets`: name (see SETS) to file, folder or hub id.
+def read_sets(sets: Mapping[str, Place], training: Iterable[str] = (), near: float = NEAR) -> dict[str, LabelledSet]:
+    """The named sets (see SETS), from a file, folder or hub id, without items nearly equal to a training speech.
 
-    `training`: what clients say in the speeches that the scorer, or what it was fitted on, was trained on (for a
-    dialogue all of the client's turns, as `clean.client_text` gives it); items nearly equal to one are left out and
-    counted. `rows` hold the figures, `sets` what became of every row of a file, `macro` the mean over the tests that
-    count of the figure minus the best trivial baseline. Raises UserError for an unknown set, or a file that is not as
-    published.
+    `training`: what clients say in the speeches that a scorer, or what it was fitted on, was trained on (for a dialogue
+    all of the client's turns, as `clean.client_text` gives it); what is left out is counted. Raises UserError for an
+    unknown set, or a file that is not as published.
     """
     for name in sets:
         if name not in SETS:
             hint = nearest(name, list(SETS))
             raise UserError(f"human labels: unknown set '{name}'{hint}; known are {', '.join(SETS)}")
+    read = [SETS[name](place) for name, place in sets.items()]
+    seen = HeldOut(training, near)
+    return {found.name: without_seen(found, seen) for found in read}
+
+
+def human_labels(
+    sets: Mapping[str, LabelledSet], scorer: Scorer, *, bootstrap: int = BOOTSTRAP, seed: int = 0
+) -> dict[str, Any]:
+    """Every test of the sets by one scorer, ready for JSON: `rows` hold the figures, `sets` what became of every row of
+    a file, `macro` the mean over the tests that count of the figure minus the best trivial baseline."""
     if bootstrap < 1:
         raise UserError("human labels: an interval needs draws; give bootstrap 1 or more")
-    read = [SETS[name](place) for name, place in sets.items()]  # all files are looked at before anything is scored
-    seen = HeldOut(training, near)
-    rows: list[Row] = []
-    about: dict[str, Any] = {}
-    for found in read:
-        kept = without_seen(found, seen)
-        about[found.name] = _about(kept)
-        rows += measure(kept, scorer, bootstrap=bootstrap, seed=seed)
+    rows = [row for found in sets.values() for row in measure(found, scorer, bootstrap=bootstrap, seed=seed)]
     return {
         "schema": SCHEMA,
         "bootstrap": bootstrap,
         "seed": seed,
-        "near": near,
-        "trained_on": len(seen.sizes),
-        "sets": about,
+        "sets": {name: _about(found) for name, found in sets.items()},
         "rows": [row.cells for row in rows],
         "macro": macro(rows).model_dump(),
     }
@@ -108,32 +99,6 @@ def macro(rows: Iterable[Row]) -> Figure:
         return Figure(value=None, n=0, unit="test")
     shortest = min(len(draws) for draws in gains)
     return figure(np.mean([draws[:shortest] for draws in gains], axis=0), len(gains), "test")
-
-
-def human_table(found: Mapping[str, Any]) -> str:
-    """The rows as a Markdown table, and below it macro-OOD; no text of any set is in it."""
-    lines = [
-        "| set | test | figure | scorer | raw | longer | shorter | ? | TF-IDF | others | gain | n | units | licence |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in found["rows"]:
-        low = [_cell(row["baselines"].get(name), False) for name in ("longer", "shorter", "question mark", "TF-IDF")]
-        others = ", ".join(f"{name} {_cell(value, False)}" for name, value in row["shown"].items()) or "–"
-        units = f"{row['units']} {row['unit']}s"
-        star = "" if row["in_macro"] else " *"
-        cells = [row["set"], row["test"] + star, row["metric"], _cell(row["score"]), _cell(row["raw"], False), *low]
-        cells += [others, _cell(row["gain"]), str(row["n"]), units, row["license"]]
-        lines.append("| " + " | ".join(cells) + " |")
-    total = found["macro"]
-    lines += ["", f"Macro-OOD over {total['n']} tests: {_cell(total)}. * does not count towards it."]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: Mapping[str, Any] | None, interval: bool = True) -> str:
-    if value is None or value["value"] is None:
-        return "–"
-    bounds = f" [{value['low']:.3f}, {value['high']:.3f}]" if interval and value["low"] is not None else ""
-    return f"{value['value']:.3f}{bounds}"
 
 
 def _about(found: LabelledSet) -> dict[str, Any]:

@@ -99,12 +99,16 @@ def rank_correlation(scores: Array, labels: Array, units: Sequence[str], draws: 
     return _divided(n * ab - a * b, np.sqrt(np.where(spread > 1e-9, spread, np.nan)))
 
 
-def level_agreement(found: Array, labels: Array, units: Sequence[str], draws: Draws) -> dict[str, Array]:
-    """Accuracy, macro-F1 and quadratically weighted kappa of found levels with labels; all found ones are among them.
+def level_agreement(
+    found: Array, labels: Array, units: Sequence[str], draws: Draws, levels: Array | None = None
+) -> dict[str, Array]:
+    """Accuracy, macro-F1 and quadratically weighted kappa of found levels with labels.
+
+    `levels` are all there can be, in order; without it those of the labels, and all found ones are among them.
 
     A level that a draw holds neither as label nor as found has no F1 there and is left out of the mean.
     """
-    levels = np.unique(labels)
+    levels = np.unique(labels) if levels is None else levels
     k = len(levels)
     cells = np.searchsorted(levels, found) * k + np.searchsorted(levels, labels)
     table = draws.totals(np.eye(k * k)[cells], units).reshape(-1, k, k)
