@@ -98,10 +98,36 @@ def ood(
     print(f"Report: {page}")
 
 
+# eval agree
+
+
 @app.command()
-def agree() -> None:
-    """How far raters agree: people, judges, labels; on ratings or on verdicts."""
-    raise NotImplementedError
+def agree(
+    place: Annotated[
+        Path | None,
+        typer.Argument(help="A run, a folder or file of verdicts, ratings, or a table with item, rater, value."),
+    ] = None,
+    human: Annotated[Path | None, typer.Option("--human", help="Ratings by people (.jsonl), beside ratings.")] = None,
+    counts: Annotated[
+        str, typer.Option("--counts", help="A published table: both, only first, only second, neither agree.")
+    ] = "",
+    people: Annotated[
+        list[str] | None, typer.Option("--person", help="A rater who is a person. Names in human: are. Repeatable.")
+    ] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help="A rater that is the label. Repeatable.")] = None,
+    folder: Annotated[Path, typer.Option("--to", help="Folder of the evaluation.")] = Path("eval-agree"),
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, help="Draws behind each interval.")] = 5_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of draws.")] = 0,
+    name: Annotated[str, typer.Option("--name", help="Title of the page.")] = "",
+) -> None:
+    """How far raters agree: people, judges, labels; on ratings, choices or verdicts."""
+    from psychocounsel.evals.agree import evaluate_agree
+
+    page = evaluate_agree(
+        place, folder, human=human, counts=counts, people=people or [], labels=labels or [], bootstrap=bootstrap,
+        seed=seed, name=name,
+    )  # fmt: skip
+    print(f"Report: {page}")
 
 
 @app.command()

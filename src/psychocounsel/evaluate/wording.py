@@ -29,6 +29,14 @@ def number_text(figure: Mapping[str, Any] | None) -> str:
     return f"{figure['value']:.3g}{interval}"
 
 
+def defined_text(figure: Mapping[str, Any]) -> str:
+    """A coefficient of agreement; without variation there is none, and that is not perfect agreement."""
+    if figure["value"] is None:
+        return "undefined: no variation"
+    interval = "" if figure.get("low") is None else f" [{figure['low']:.2f}, {figure['high']:.2f}]"
+    return f"{figure['value']:.3f}{interval}"
+
+
 def counts_text(counts: Mapping[str, int] | None) -> str:
     """What was left out, with the reason; reasons without a case are not named."""
     return ", ".join(f"{number} {reason}" for reason, number in (counts or {}).items() if number) or "nothing"
