@@ -179,16 +179,14 @@ class ModelJudge:
         )
         return await ask(self.model, request.model_copy(update={"messages": messages}), store)
 
-    async def compare(
-        self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
-    ) -> Comparison:
-        """Which of two replies is better, in the order they are shown."""
+    def comparison(self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...]) -> Request:
+        """The question which of two replies is better, in the order they are shown."""
         texts = (
             quoted("CLIENT", dialogue_text(speech.turns)),
             quoted("REPLY A", first),
             quoted("REPLY B", second),
         )
-        request = Request(
+        return Request(
             messages=(
                 {"role": "system", "content": compare_prompt(principles)},
                 {"role": "user", "content": "\n".join(texts)},
@@ -196,6 +194,12 @@ class ModelJudge:
             sampling={"temperature": 0.0, "max_tokens": self.table.max_tokens},
             subject={"speech_id": speech.id},
         )
+
+    async def compare(
+        self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
+    ) -> Comparison:
+        """Which of two replies is better, in the order they are shown."""
+        request = self.comparison(speech, first, second, principles)
         answer = await ask(self.model, request, store)
         if answer.finish in REFUSALS:
             return Comparison(None, {}, answer.call_id)
