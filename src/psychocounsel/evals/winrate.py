@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ TO_COME = Reply("", "stop")
 
 def winrate(settings: Settings, folder: Path, name: str, budget: float | None, allow_dependent: bool) -> None:
     """Answer, judge, measure, write the folder, and print what was found."""
+    if budget is not None and not math.isfinite(budget):
+        raise UserError(f"--budget {budget}: is no number; write US dollars, or leave the option out")
     lineup = line_up(settings, ModelsTable(), allow_dependent)
     with evaluation(folder, "eval winrate", settings.stored(), budget) as place:
         replies = _replies(lineup, settings, place)
