@@ -1,6 +1,7 @@
 """`psychocounsel eval winrate` end to end: real folders, stores, servers and pages; judges whose faults are known."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -561,3 +562,34 @@ def test_a_budget_that_is_too_small_stops_before_the_first_call(cli, place, monk
     assert "models.budget" in told
     with closing(sqlite3.connect(place["to"] / "calls.sqlite")) as store:
         assert store.execute("SELECT COUNT(*) FROM calls WHERE kind = 'openai'").fetchone()[0] == 0
+
+
+def test_the_example_judge_follows_its_documented_rule(cli, place, monkeypatch):
+    monkeypatch.syspath_prepend(str(TESTS.parent / "examples"))
+    kind = "It sounds like you hold a lot. What would a good week look like? Who knows about it?"
+    pushy = "Cheer up! You should rest, you need to sleep, and you have to call them."
+    for name, text in (("mine", kind), ("theirs", pushy)):
+        place[name] = recording(place["root"] / f"{name}.jsonl", name, [f"{text} ({i})" for i in range(12)])
+    families = ("--family", "mine=x", "--family", "theirs=y", "--family", "rule-judge=rules")
+    ran(cli, *words(place, "rule_judge:judge", candidate=place["mine"], baseline=place["theirs"]), *families)
+    row, results = standing(place["to"], "rule-judge"), read_results(place["to"])
+    assert row["win_rate"]["value"] == 1.0, "three points or more apart, in both orders: much better"
+    assert row["consistency"]["value"] == 1.0
+    assert results.metrics["winrate.mine_vs_theirs.autonomy"].value == 0.75
+    assert results.metrics["winrate.mine_vs_theirs.safety"].value is None, "no rule for it is no tie"
+
+
+def test_real_recordings_are_compared_where_they_are(cli, tmp_path, monkeypatch):
+    data = Path(os.environ.get("PSYCHOCOUNSEL_DATA", TESTS.parent.parent / "shared" / "data")) / "mentalchat16k"
+    if not (data / "question.jsonl").is_file():
+        pytest.skip("no MentalChat16K posts in $PSYCHOCOUNSEL_DATA or ../shared/data")
+    monkeypatch.syspath_prepend(str(TESTS.parent / "examples"))
+    ran(
+        cli, "eval", "winrate", "--speeches", f"fastchat:{data / 'question.jsonl'}", "--limit", 20,
+        "--candidate", f"recorded:{data / 'responses'}#zephyr-7b-alpha",
+        "--baseline", f"recorded:{data / 'responses'}#Samantha-1.11-7b",
+        "--judge", "rule_judge:judge", "--family", "rule-judge=rules", "--bootstrap", 100, "--to", tmp_path / "found",
+    )  # fmt: skip
+    results = read_results(tmp_path / "found")
+    assert results.metrics["winrate.zephyr_7b_alpha_vs_Samantha_1.11_7b"].n == 20
+    assert results.dependent == ()

@@ -44,17 +44,17 @@ def winrate(settings: Settings, folder: Path, name: str, budget: float | None, a
         raise UserError(f"--budget {budget}: is no number; write US dollars, or leave the option out")
     lineup = line_up(settings, ModelsTable(), allow_dependent)
     with evaluation(folder, "eval winrate", settings.stored(), budget) as place:
-        replies = _replies(lineup, settings, place)
+        replies = replies_of(lineup, settings, place)
         write_rows(folder / REPLIES, _reply_rows(replies))
-        verdicts = _verdicts(lineup, replies, place)
+        verdicts = verdicts_on(lineup, replies, place)
         write_records(folder / VERDICTS, (verdict for found in verdicts.values() for verdict in found))
-        tables = _tables(lineup, settings, replies, verdicts)
-        page = place.finish(name or folder.resolve().name, _found(lineup, settings, replies, tables, place))
+        tables = tables_of(lineup, settings, replies, verdicts)
+        page = place.finish(name or folder.resolve().name, found_in(lineup, settings, replies, tables, place))
     _print(tables)
     print(f"Page: {page}")
 
 
-def _replies(lineup: LineUp, settings: Settings, place: Evaluation) -> dict[str, Replies]:
+def replies_of(lineup: LineUp, settings: Settings, place: Evaluation) -> dict[str, Replies]:
     """Every policy's replies: the recorded first, which cost nothing; with --match-length the baseline's before those
     of candidates. A recorded reply, the only one there is, stands in every sample."""
     table = ResponsesTable(samples=settings.samples, temperature=settings.temperature, max_tokens=settings.max_tokens)
@@ -112,7 +112,7 @@ def _both(lineup: LineUp, candidate: Policy, replies: Mapping[str, Replies]) -> 
     return found
 
 
-def _verdicts(lineup: LineUp, replies: Mapping[str, Replies], place: Evaluation) -> dict[str, list[Verdict]]:
+def verdicts_on(lineup: LineUp, replies: Mapping[str, Replies], place: Evaluation) -> dict[str, list[Verdict]]:
     """All verdicts by candidate: every judge, both orders, every sample to which both sides said something."""
     found: dict[str, list[Verdict]] = {}
     for policy in lineup.candidates:
@@ -135,7 +135,7 @@ def _verdicts(lineup: LineUp, replies: Mapping[str, Replies], place: Evaluation)
     return found
 
 
-def _tables(
+def tables_of(
     lineup: LineUp, settings: Settings, replies: Mapping[str, Replies], verdicts: Mapping[str, Sequence[Verdict]]
 ) -> list[ContestTable]:
     """One table for each contest, corrected for their number."""
@@ -165,7 +165,7 @@ def _tables(
     return adjusted(tables)
 
 
-def _found(
+def found_in(
     lineup: LineUp,
     settings: Settings,
     replies: Mapping[str, Replies],
