@@ -304,6 +304,21 @@ def test_speeches_without_a_reply_are_left_out_of_the_contest_and_counted(cli, p
     assert "no tie and no loss" in (place["to"] / "report.html").read_text(encoding="utf-8")
 
 
+def test_refusals_are_replies_if_they_say_something_and_filtered_ones_are_missing(cli, place):
+    def answer(path, body):
+        said = body["messages"][-1]["content"]
+        if said == POSTS[0]:
+            return chat(None, refusal="I cannot help with this. Is there somebody near you?")
+        return chat("", "content_filter") if said == POSTS[1] else chat("What helps?")
+
+    with serving(answer) as server:
+        ran(cli, *words(place, *by("fair"), candidate=f"served={server.url}#mistral-7b"))
+    assert read_results(place["to"]).metrics["winrate.served_vs_plain"].n == 11
+    assert "served: 12 replies, 2.7 words on average; 1 missing, 1 refused, 1 filtered." in notes_of(place["to"])
+    judged = {row["speech_id"] for row in table_of(place["to"])["speeches"]}
+    assert Speech(turns=(Turn(role="client", text=POSTS[0]),), source="test").id in judged
+
+
 def test_a_model_that_never_says_anything_is_an_error(cli, place):
     told = refused_after_calls(cli, *words(place, *by("fair"), candidate="winrate_models:silent"))
     assert "silent: none of 12 replies has any text" in told

@@ -240,9 +240,7 @@ def _notes(
     for row in counts:
         ends = {"missing": row.missing, "refused": row.refused, "filtered": row.filtered, "cut": row.truncated}
         odd = ", ".join(f"{number} {what}" for what, number in ends.items() if number)
-        told.append(
-            f"{row.policy}: {row.asked} replies, {row.words or 0:g} words on average{f'; {odd}' if odd else ''}."
-        )
+        told.append(f"{row.policy}: {row.asked} replies, {row.words} words on average{f'; {odd}' if odd else ''}.")
     if settings.match_length:
         told.append(
             f"Candidates were asked for at most as many words as {lineup.baseline.name} used, with a cap of "
