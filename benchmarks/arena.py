@@ -49,7 +49,7 @@ def judge(name: str, place: float, length: float) -> Scripted:
 
     def answer(request: Request) -> str:
         ASKED.append(name)
-        a, b = REPLIES.findall(request.messages[-1]["content"])
+        a, b = REPLIES.findall(request.messages[1]["content"])
 
         def word(topic: str) -> str:
             better = chance(topic, a) - chance(topic, b) + place + length * (len(a) - len(b)) / 400

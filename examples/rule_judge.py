@@ -32,7 +32,7 @@ class RuleJudge:
         return True
 
     async def send(self, request: Request) -> str:
-        replies = dict(REPLIES.findall(request.messages[-1]["content"]))
+        replies = dict(REPLIES.findall(request.messages[1]["content"]))
         if set(replies) != {"A", "B"}:
             return "This is no comparison of two replies."  # no verdict: it counts as missing, not as a tie
         a, b = points(replies["A"]), points(replies["B"])

@@ -24,7 +24,7 @@ def judge(name, decide):
 
     def answer(request):
         ASKED.append(name)
-        a, b = REPLIES.findall(request.messages[-1]["content"])
+        a, b = REPLIES.findall(request.messages[1]["content"])  # the question, also when it is asked again
         word = decide(a, b)
         return verdict(word) if word.split()[0] in ("A", "B", "tie") else word
 
