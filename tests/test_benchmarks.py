@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-SMALL = {"embedded_judge": (), "neardup": ("--documents", "4000", "--rounds", "1")}
+SMALL = {
+    "arena": ("--speeches", "60", "--bootstrap", "200"),
+    "embedded_judge": (),
+    "neardup": ("--documents", "4000", "--rounds", "1"),
+}
 
 
 def load(name):

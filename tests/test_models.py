@@ -239,3 +239,12 @@ def test_a_users_own_model_is_found_by_its_name(tmp_path, monkeypatch):
 )
 def test_the_family_behind_a_name(name, family):
     assert family_of(name) == family
+
+
+def test_a_module_without_a_package_may_hold_a_model_of_your_own():
+    (model,) = open_models("winrate_models:fair")
+    assert model.name == "fair"
+    with pytest.raises(UserError, match="'winrate_models:nothing': cannot be imported"):
+        open_models("winrate_models:nothing")
+    with pytest.raises(UserError, match="not a known model string"):
+        open_models("__main__:fair")

@@ -150,3 +150,19 @@ def test_an_edited_recording_is_asked_anew_and_an_unchanged_one_is_not(tmp_path)
     assert asked(first, other) == ("Before.", False)
     assert asked(other, first) == ("Before.", True), "the order of the lines is no content"
     assert asked({**first, "text": "After."}, other) == ("After.", False)
+
+
+def test_a_name_after_the_recording_chooses_one_of_its_models(tmp_path):
+    write(tmp_path / "vicuna.jsonl", answer(3, "First."))
+    write(tmp_path / "zephyr.jsonl", answer(3, "Also."))
+    (zephyr,) = open_models(f"recorded:{tmp_path}#zephyr")
+    assert reply(zephyr, source_id="question:3") == "Also."
+    with pytest.raises(UserError, match="no recorded model of that name; there are vicuna, zephyr"):
+        open_models(f"recorded:{tmp_path}#warm")
+    assert [model.name for model in open_models("recorded:embedded#steady")] == ["steady"]
+
+
+def test_a_mark_in_a_recordings_own_name_is_part_of_it(tmp_path):
+    path = write(tmp_path / "run#2.jsonl", {"source_id": "1", "model": "warm", "text": "Hello."})
+    assert [model.name for model in open_models(f"recorded:{path}")] == ["warm"]
+    assert [model.name for model in open_models(f"recorded:{path}#warm")] == ["warm"]

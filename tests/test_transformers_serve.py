@@ -14,6 +14,7 @@ from tiny_run import run_command, write_recipe
 from transformers_server import START_S, transformers_serve
 
 from psychocounsel.errors import UserError
+from psychocounsel.evaluate.results import read_results
 from psychocounsel.models import open_models
 from psychocounsel.models.calls import ask_all, together
 from psychocounsel.models.capabilities import capabilities
@@ -208,3 +209,18 @@ def test_a_model_the_server_does_not_have_ends_in_one_line(served, tmp_path):
     absent = open_models(f"{served.url}/v1#{tmp_path / 'nowhere'}", table=ModelsTable(attempts=1))[0]
     with pytest.raises(UserError, match=r"nowhere: 500 after 1 attempt"):
         ask(absent, tmp_path, max_tokens=3)
+
+
+def test_models_of_the_server_are_compared_by_win_rate(served, cli, tmp_path):
+    before = served.posts()
+    named = {kind: f"{kind}={served.name(kind)}" for kind in REPLIES}
+    code, _, err = cli(
+        "eval", "winrate", "--speeches", "embedded", "--limit", 3, "--bootstrap", 100, "--to", tmp_path / "found",
+        "--candidate", named["warm"], "--baseline", named["plain"], "--judge", "winrate_models:fair",
+        *(word for name in ("warm", "plain", "fair") for word in ("--family", f"{name}={name}")),
+    )  # fmt: skip
+    assert code == 0, f"{err}\n{served.log.read_text(encoding='utf-8')[-3000:]}"
+    assert served.posts() - before == 6
+    assert read_results(tmp_path / "found").metrics["winrate.warm_vs_plain"].value == 0.75
+    texts = {row["model"]: row["text"] for row in rows(tmp_path / "found" / "replies.jsonl")}
+    assert texts == {kind: "".join(pieces).strip() for kind, pieces in REPLIES.items()}

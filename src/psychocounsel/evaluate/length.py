@@ -29,7 +29,7 @@ from psychocounsel.evaluate.clusters import (
     skewness,
     weight_blocks,
 )
-from psychocounsel.evaluate.logit import Fits, fit_logit, refit
+from psychocounsel.evaluate.logit import Fits, exact, fit_logit, refit
 from psychocounsel.evaluate.statistics import Figure, figure
 from psychocounsel.records import Record
 
@@ -261,11 +261,13 @@ def _each(fits: Fits, design: Design, blocks: Iterator[Array]) -> Array:
 
 
 def _slope(s: Array, design: Design, clusters: Clusters, fit: Fits, spread: float) -> Figure:
-    """phi by statsmodels, with a cluster-robust interval (Liang and Zeger 1986); none where the fit is penalised."""
+    """phi by statsmodels, with a cluster-robust interval (Liang and Zeger 1986); none where the fit is penalised or
+    leaves no error."""
     unit = "log odds"
     if spread <= TINY:
         return Figure(value=None, n=len(s), unit=unit)
-    if fit.penalised[0] or clusters.count < FEWEST or float(np.ptp(s)) <= TINY:
+    told = fit.penalised[0] or exact(s, design.columns, fit.beta[0])
+    if told or clusters.count < FEWEST or float(np.ptp(s)) <= TINY:
         return figure(float(fit.beta[0, 1]), Interval(None, None, "penalised or too few"), len(s), unit)
     from scipy.stats import t
     from statsmodels.genmod.families import Binomial

@@ -17,6 +17,7 @@ RIDGE = 1e-3
 STEPS = 30
 FARTHEST = 15.0  # a linear predictor beyond it (a chance of 3e-7) tells of separation, not of data
 CLOSE = 1e-10
+EXACT = 1e-6  # residuals below it: the columns tell every value, and there is no error to measure by
 
 
 class Fits(NamedTuple):
@@ -41,6 +42,11 @@ def fit_logit(values: Array, columns: Array, weights: Array, start: Array | None
         rows = weights[separated]
         beta[separated], _ = _newton(values, columns, products, rows, np.zeros(columns.shape[1]), RIDGE)
     return Fits(beta, np.asarray(separated, dtype=bool))
+
+
+def exact(values: Array, columns: Array, beta: Array) -> bool:
+    """Whether coefficients (p,) tell every value without an error; an interval of them would have no width at all."""
+    return bool(np.abs(values - 1 / (1 + np.exp(-np.clip(columns @ beta, -30, 30)))).max() < EXACT)
 
 
 def refit(values: Array, columns: Array, blocks: Iterable[Array], start: Array) -> Fits:

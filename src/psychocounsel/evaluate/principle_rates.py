@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from psychocounsel.evaluate.clusters import FEWEST, TINY, Array, Clusters, Interval
-from psychocounsel.evaluate.logit import fit_logit
+from psychocounsel.evaluate.logit import exact, fit_logit
 from psychocounsel.evaluate.significance import holm, sign_flip
 from psychocounsel.evaluate.statistics import Figure, figure, mean_figure
 from psychocounsel.evaluate.verdicts import UNIT, Ballots, ballots, part_of
@@ -87,7 +87,10 @@ def implied_weights(overall: Array, values: Mapping[str, Array], clusters: Clust
     y, x, part = overall[known], columns[known], part_of(clusters, known)
     if part.count < max(FEWEST, PER_WEIGHT * x.shape[1]) or float(np.ptp(y)) <= TINY:
         return {}
-    if np.linalg.matrix_rank(x) < x.shape[1] or fit_logit(y, x, np.ones((1, len(y)))).penalised[0]:
+    if np.linalg.matrix_rank(x) < x.shape[1]:
+        return {}
+    fit = fit_logit(y, x, np.ones((1, len(y))))
+    if fit.penalised[0] or exact(y, x, fit.beta[0]):
         return {}
     from scipy.stats import t
     from statsmodels.genmod.families import Binomial

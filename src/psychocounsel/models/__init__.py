@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.models.chat import ChatModel
@@ -15,10 +16,10 @@ KINDS = ("recorded", "openai", "anthropic", "local", "vllm", "http", "https")
 def open_models(name: str, purpose: str = "responses", table: ModelsTable | None = None) -> list[ChatModel]:
     """The models behind a recipe's string; a recording may hold several. Raises UserError for unknown strings.
 
-    `recorded:embedded`, `recorded:FILE_OR_FOLDER`, `openai:MODEL`, `anthropic:MODEL`, `http(s)://HOST/v1#MODEL`,
-    `local:FOLDER_OR_HUB_ID`, `vllm:FOLDER_OR_HUB_ID`, or `package.module:object`, a callable without arguments that
-    returns a ChatModel. `purpose` is "responses" or "ratings": it says which recording is meant. `table` says how
-    remote ones are called.
+    `recorded:embedded`, `recorded:FILE_OR_FOLDER` (with `#NAME` one model of it), `openai:MODEL`, `anthropic:MODEL`,
+    `http(s)://HOST/v1#MODEL`, `local:FOLDER_OR_HUB_ID`, `vllm:FOLDER_OR_HUB_ID`, or `package.module:object`, a callable
+    without arguments that returns a ChatModel. `purpose` is "responses" or "ratings": it says which recording is meant.
+    `table` says how remote ones are called.
     """
     kind, _, rest = name.partition(":")
     if kind == "recorded" and rest:
@@ -46,12 +47,17 @@ def open_models(name: str, purpose: str = "responses", table: ModelsTable | None
             require_training()
 
         return [LocalModel(rest)]
-    if "." in kind and rest:
+    if rest and ("." in kind or _is_module(kind)):
         return [_user_model(kind, rest)]
     raise UserError(
         f"model '{name}': not a known model string{nearest(kind, list(KINDS)) or '.'} Write recorded:embedded, "
         "openai:MODEL, anthropic:MODEL, http://HOST/v1#MODEL, local:FOLDER, vllm:FOLDER or package.module:object"
     )
+
+
+def _is_module(name: str) -> bool:
+    """Whether a word without a dot is a module of the user, and no misspelt kind of model."""
+    return name.isidentifier() and not name.startswith("_") and find_spec(name) is not None
 
 
 def _user_model(module: str, attribute: str) -> ChatModel:

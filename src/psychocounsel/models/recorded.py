@@ -49,27 +49,41 @@ class RecordedModel:
 
 
 def open_recording(where: str, purpose: str) -> list[ChatModel]:
-    """All models of a recording: 'embedded' (package data, optionally /NAME), a file, a folder, 'preference:PLACE',
-    'counselchat:FILE'."""
-    if where.startswith("counselchat:"):
-        return list(_counselchat_models(data_path(where.removeprefix("counselchat:")), purpose))
-    if where.startswith("preference:"):
-        return list(_preference_models(where.removeprefix("preference:"), purpose))
-    name, _, only = where.partition("/") if where.split("/")[0] == "embedded" else (where, "", "")
-    path = embedded_file(f"{purpose}.jsonl") if name == "embedded" else data_path(where)
-    if path.is_dir():
-        parts = sorted(path.glob("*.jsonl"))
-        if not parts:
-            raise UserError(f"{path}: no *.jsonl recordings in this folder")
-        models = [model for part in parts for model in _open_file(part, purpose)]
-    else:
-        models = _open_file(path, purpose)
+    """All models of a recording: 'embedded' (package data), a file, a folder, 'preference:PLACE', 'counselchat:FILE'.
+
+    `#NAME` after any of these chooses one of them; 'embedded/NAME' does as well.
+    """
+    place, only = _place_and_name(where)
+    models = _models_at(place, purpose)
     chosen = [model for model in models if not only or model.name == only]
     if not chosen:
         raise UserError(
             f"recorded:{where}: no recorded model of that name; there are {', '.join(m.name for m in models)}"
         )
-    return list(chosen)
+    return chosen
+
+
+def _place_and_name(where: str) -> tuple[str, str]:
+    """Where the recording is, and the one model that is wanted ('': all). A '#' in a file's own name is no mark."""
+    if where.startswith("embedded/"):
+        return "embedded", where.removeprefix("embedded/")
+    place, mark, name = where.rpartition("#")
+    path = where.removeprefix("counselchat:").removeprefix("preference:")
+    return (place, name) if mark and place and not data_path(path).exists() else (where, "")
+
+
+def _models_at(place: str, purpose: str) -> list[ChatModel]:
+    if place.startswith("counselchat:"):
+        return list(_counselchat_models(data_path(place.removeprefix("counselchat:")), purpose))
+    if place.startswith("preference:"):
+        return list(_preference_models(place.removeprefix("preference:"), purpose))
+    path = embedded_file(f"{purpose}.jsonl") if place == "embedded" else data_path(place)
+    if not path.is_dir():
+        return list(_open_file(path, purpose))
+    parts = sorted(path.glob("*.jsonl"))
+    if not parts:
+        raise UserError(f"{path}: no *.jsonl recordings in this folder")
+    return [model for part in parts for model in _open_file(part, purpose)]
 
 
 def embedded_file(name: str) -> Path:

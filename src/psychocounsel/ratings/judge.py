@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from psychocounsel.models.calls import together
@@ -12,6 +13,7 @@ from psychocounsel.principles import Principle, overall_score
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.records import Rating, Response, Speech
 
+RECENT = 256  # replies whose scores a scoring judge remembers
 Status = Literal["rated", "repaired", "partly refused", "unreadable", "refused", "filtered"]
 
 
@@ -66,6 +68,7 @@ class ScoringJudge:
     def __init__(self, name: str, scorer: Scorer, tie: float = 0.05) -> None:
         self.name, self.scorer, self.tie = name, scorer, tie
         self.family = name
+        self._scored = lru_cache(maxsize=RECENT)(scorer.score)  # both orders of a pair, and a reply that meets several
 
     def can_rate(self, item: Item) -> bool:
         return True
@@ -89,7 +92,7 @@ class ScoringJudge:
         return Comparison(self._order(overall[0], overall[1]), by_principle)
 
     def _scores(self, speech: Speech, text: str, principles: Sequence[Principle]) -> dict[str, float | None]:
-        found = self.scorer.score(dialogue_text(speech.turns), text)
+        found = self._scored(dialogue_text(speech.turns), text)
         return {principle.id: found.get(principle.id) for principle in principles}
 
     def _order(self, first: float | None, second: float | None) -> float | None:

@@ -180,16 +180,14 @@ class ModelJudge:
         )
         return await ask(self.model, request.model_copy(update={"messages": messages}), store)
 
-    async def compare(
-        self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
-    ) -> Comparison:
-        """Which of two replies is better, in the order they are shown; asked again where no verdict can be read."""
+    def comparison(self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...]) -> Request:
+        """The question which of two replies is better, in the order they are shown."""
         texts = (
             quoted("CLIENT", dialogue_text(speech.turns)),
             quoted("REPLY A", first),
             quoted("REPLY B", second),
         )
-        request = Request(
+        return Request(
             messages=(
                 {"role": "system", "content": compare_prompt(principles)},
                 {"role": "user", "content": "\n".join(texts)},
@@ -197,8 +195,14 @@ class ModelJudge:
             sampling={"temperature": 0.0, "max_tokens": self.table.max_tokens},
             subject={"speech_id": speech.id},
         )
+
+    async def compare(
+        self, speech: Speech, first: str, second: str, principles: tuple[Principle, ...], store: CallStore
+    ) -> Comparison:
+        """Which of two replies is better, in the order they are shown; asked again where no verdict can be read."""
+        request = self.comparison(speech, first, second, principles)
         answer = await ask(self.model, request, store)
-        first = answer.call_id
+        asked = answer.call_id
         for again in range(1 + COMPARE_AGAIN):
             if answer.finish in REFUSALS:  # a refusal is an answer; asking for it again would be to press
                 break
@@ -209,7 +213,7 @@ class ModelJudge:
                 break
             retry = request.model_copy(update={"sample": again + 1})
             answer = await self._repair(retry, answer, ["it holds no single verdict under 'overall'"], store)
-        return Comparison(None, {}, first)
+        return Comparison(None, {}, asked)
 
 
 def _refusal(answer: Completion) -> Literal["refused", "filtered"]:
