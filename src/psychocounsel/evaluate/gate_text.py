@@ -66,15 +66,15 @@ def sentences(outcome: Outcome) -> list[str]:
 
 
 def headline(outcome: Outcome) -> str:
-    """One line: passed or not, and how many checks were broken."""
-    held, broken, skipped = (sum(check.passed is state for check in outcome.checks) for state in (True, False, None))
-    told = f", {skipped} skipped" if skipped else ""
-    if outcome.passed:
-        return f"Gate passed: {held} checks hold{told}"
-    reasons = [f"{broken} checks are broken{told}"] if broken else []
-    reasons += [] if broken or held else ["nothing was compared"]
-    reasons += [] if outcome.independent else ["judges are not independent"]
-    return f"Gate not passed: {'; '.join(reasons)}"
+    """One line: passed or not, and how many checks held."""
+    counts = {
+        name: sum(check.passed is state for check in outcome.checks)
+        for name, state in (("broken", False), ("held", True), ("skipped", None))
+    }
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    told += [] if counts["held"] or counts["broken"] else ["nothing was compared"]
+    told += [] if outcome.independent else ["judges are not independent"]
+    return f"Gate {'passed' if outcome.passed else 'not passed'}: {', '.join(told)}"
 
 
 def markdown(outcome: Outcome, names: Sequence[str]) -> str:

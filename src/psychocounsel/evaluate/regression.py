@@ -223,9 +223,8 @@ def _blank(rule: Rule, number: int, name: str, candidate: Figure | None, baselin
 
 def _nothing(rule: Rule, number: int, results: Results) -> Check:
     made = _blank(rule, number, rule.metric, None, None)
-    return _failed(
-        made, f"no metric has this name{nearest(rule.metric, list(results.metrics))}", None if rule.optional else False
-    )
+    why = f"no metric has this name{nearest(rule.metric, list(results.metrics))}"
+    return _failed(made, why, None if rule.optional else False)
 
 
 def _failed(check: Check, why: str, passed: bool | None = False) -> Check:

@@ -81,4 +81,4 @@ def read_items(folder: Path) -> dict[str, dict[str, ItemValue]]:
 
 def schema() -> Mapping[str, Any]:
     """The JSON schema of results.json."""
-    return Results.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Results.model_json_schema(by_alias=True)}
