@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -110,4 +109,4 @@ def gate(
     from psychocounsel.evals.gate import Written, run_gate
 
     if not run_gate(file, candidate, baseline, Written(junit, markdown), bootstrap, seed):
-        sys.exit(1)
+        raise SystemExit(1)
