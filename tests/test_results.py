@@ -39,6 +39,35 @@ def test_results_are_complete_figures(finished):
     assert metrics["ratings.mean_kappa"]["value"] is None  # one judge agrees with nobody
 
 
+def test_results_follow_the_schema_that_comes_along(finished, request):
+    from jsonschema import Draft202012Validator, ValidationError
+
+    from psychocounsel.evaluate.results import schema
+
+    shipped = read_json(request.config.rootpath / "docs" / "results.schema.json")
+    assert shipped == schema(), "write json.dumps(schema(), indent=1) into docs/results.schema.json"
+    validator = Draft202012Validator(shipped)
+    results = read_json(finished / "results.json")
+    validator.validate(results)
+    for wrong in ({"schema": "psychocounsel-results/9"}, {"metrics": {"a": {"value": "1", "n": 1, "unit": "x"}}}):
+        with pytest.raises(ValidationError):
+            validator.validate(results | wrong)
+
+
+def test_a_run_passes_the_gate_against_itself(finished, tmp_path, cli):
+    path = tmp_path / "gate.toml"
+    path.write_text(
+        'allow_dependent = true\n[[rule]]\nmetric = "winrate.*"\nmargin = 0.02\n'
+        '[[rule]]\nmetric = "reward.accuracy"\nmargin = 0.01\n',
+        encoding="utf-8",
+    )
+    code, out, _ = cli("eval", "gate", path, "--candidate", finished, "--baseline", finished)
+    assert code == 0 and "Gate passed" in out and "DEPENDENT" in out
+    path.write_text(path.read_text(encoding="utf-8").replace("true", "false"), encoding="utf-8")
+    code, out, _ = cli("eval", "gate", path, "--candidate", finished, "--baseline", finished)
+    assert code == 1 and "judges are not independent" in out
+
+
 def test_results_add_up_to_what_the_stages_left(finished):
     folder, metrics = RunFolder(finished), read_json(finished / "results.json")["metrics"]
     lines = len((folder.stage("pairs") / "train.jsonl").read_text().splitlines())

@@ -95,5 +95,9 @@ def write_page(folder: Path) -> Path:
     tables = folder / TABLES
     if not tables.is_file():
         raise UserError(f"{folder}: holds no {TABLES}; run `psychocounsel {results.command}` again with --to {folder}")
-    write_text(folder / PAGE, page(results, json.loads(tables.read_text(encoding="utf-8"))))
+    try:
+        told = json.loads(tables.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{tables}: damaged; run `psychocounsel {results.command}` again with --to {folder}") from error
+    write_text(folder / PAGE, page(results, told))
     return folder / PAGE

@@ -110,15 +110,22 @@ def bca(value: float, draws: Array, left_out: Array) -> Interval:
     """Bias-corrected and accelerated (Efron 1987); `left_out` are the jackknife values, one without each cluster."""
     from scipy.special import ndtr, ndtri
 
+    bias, speed = bca_terms(value, draws, left_out)
+    z = bias + ndtri(np.array([0.025, 0.975]))
+    low, high = np.quantile(draws, ndtr(bias + z / (1 - speed * z)))
+    return Interval(float(low), float(high), "BCa")
+
+
+def bca_terms(value: float, draws: Array, left_out: Array) -> tuple[float, float]:
+    """The correction for bias and the acceleration of a BCa interval."""
+    from scipy.special import ndtri
+
     below = float((draws < value).mean() + (draws == value).mean() / 2)
     edge = 0.5 / len(draws)
     bias = float(ndtri(min(max(below, edge), 1 - edge)))
     pull = left_out.mean() - left_out
     spread = float((pull**2).sum()) ** 1.5
-    speed = float((pull**3).sum()) / (6 * spread) if spread > TINY else 0.0
-    z = bias + ndtri(np.array([0.025, 0.975]))
-    low, high = np.quantile(draws, ndtr(bias + z / (1 - speed * z)))
-    return Interval(float(low), float(high), "BCa")
+    return bias, float((pull**3).sum()) / (6 * spread) if spread > TINY else 0.0
 
 
 def of_draws(value: float, draws: Array, left_out: Array | None = None) -> Interval:

@@ -233,22 +233,45 @@ def _interval(
         return Interval(None, None, f"under {FEWEST} clusters"), none
     rows = max(1, BLOCK // len(s))
 
-    def drawn() -> Iterator[Array]:
-        for block in weight_blocks(clusters.count, bootstrap, seed, rows * clusters.count):
-            yield block[:, clusters.member]
-
     def without() -> Iterator[Array]:
         for first in range(0, clusters.count, rows):
             left = np.arange(first, min(first + rows, clusters.count))
             yield (clusters.member[None, :] != left[:, None]).astype(np.float64)
 
-    refits = refit(s, design.columns, drawn(), start)
-    draws = _each(refits, design, drawn())
+    refits = refit(s, design.columns, item_weights(clusters, bootstrap, seed), start)
+    draws = _each(refits, design, item_weights(clusters, bootstrap, seed))
     # the jackknife costs a refit for each cluster: only where the draws are skewed
     left = (
         _each(refit(s, design.columns, without(), start), design, without()) if abs(skewness(draws)) > SKEWED else None
     )
     return of_draws(rate, draws, left), refits
+
+
+def item_weights(clusters: Clusters, draws: int, seed: int) -> Iterator[Array]:
+    """Blocks of cluster-bootstrap weights of the items, (some draws, n); equal seeds give equal weights."""
+    rows = max(1, BLOCK // len(clusters.member))
+    for block in weight_blocks(clusters.count, draws, seed, rows * clusters.count):
+        yield block[:, clusters.member]
+
+
+def controlled_draws(
+    values: Array, lengths: tuple[Array, Array], clusters: Clusters, draws: int, seed: int
+) -> tuple[float, Array] | str:
+    """The length-controlled rate and its bootstrap draws (draws,), without difficulties; or why there is none.
+
+    Two policies on the same items see the same weights, so that the difference of their draws is a paired one.
+    """
+    longer = lengths[0] - lengths[1]
+    spread = float(np.std(longer))
+    notes, impossible = _first_notes(values, longer, spread)
+    if impossible:
+        return notes[0]
+    d = longer / spread if spread > TINY else np.zeros_like(values)
+    design, _ = _design(d, spread, None, None, len(values))
+    whole = np.ones((1, len(values)))
+    fit = fit_logit(values, design.columns, whole)
+    refits = refit(values, design.columns, item_weights(clusters, draws, seed), fit.beta[0])
+    return float(_rates(fit.beta, design, whole)[0]), _each(refits, design, item_weights(clusters, draws, seed))
 
 
 def _each(fits: Fits, design: Design, blocks: Iterator[Array]) -> Array:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from statistics import fmean, variance
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import FEW
+from psychocounsel.evaluate.gate_file import without_parts
+from psychocounsel.evaluate.results import ItemValue
 from psychocounsel.records import Record
 
 SPREAD = 0.30  # standard deviation of s_i over speeches, of a panel of three judges
 PAIRED_SPREAD = 0.35  # of the difference of two policies on one speech
 CONFIDENCE, POWER = 0.95, 0.80
 ORDERS = 2
+CONTEST, AGAINST = "winrate.", "_vs_"  # metrics of contests: winrate.A_vs_B
 
 
 class Plan(Record):
@@ -116,6 +121,30 @@ def plan(
         detectable=round(detectable(speeches, paired_spread, clusters=groups, alike=alike, power=power), 6),
         calls=calls(speeches, judges, samples),
     )
+
+
+def spreads(items: Mapping[str, Mapping[str, ItemValue]]) -> tuple[float | None, float | None]:
+    """Standard deviations of s_i, and of its difference between two candidates that met one baseline.
+
+    `items` are values by metric and item, of win rates among others. Several contests, or pairs of them, are pooled by
+    their mean variance. None where there is no contest, no pair, or no variation.
+    """
+    contests = {name: found for name, found in sorted(items.items()) if name.startswith(CONTEST) and AGAINST in name}
+    whole, _ = without_parts({name: name for name in contests})
+    pairs = [
+        (contests[a], contests[b])
+        for a, b in combinations(whole, 2)
+        if a.rpartition(AGAINST)[2] == b.rpartition(AGAINST)[2]
+    ]
+    return (
+        _pooled([[row.value for row in contests[name].values()] for name in whole]),
+        _pooled([[a[key].value - b[key].value for key in a.keys() & b.keys()] for a, b in pairs]),
+    )
+
+
+def _pooled(columns: Sequence[Sequence[float]]) -> float | None:
+    variances = [variance(column) for column in columns if len(column) > 1]
+    return (fmean(variances) ** 0.5 or None) if variances else None
 
 
 def _checked(speeches: int, spread: float, clusters: int | None, alike: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -14,6 +14,7 @@ from psychocounsel.evaluate.statistics import Figure
 from psychocounsel.records import Record, read_records, write_records, write_text
 
 SCHEMA: Literal["psychocounsel-results/1"] = "psychocounsel-results/1"
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 RESULTS, ITEMS = "results.json", "items.jsonl"
 
 
@@ -41,8 +42,8 @@ class ItemValue(Record):
     metric: str
     item: str
     cluster: str
-    value: float
-    known: dict[str, float] = Field(default_factory=dict)
+    value: Finite
+    known: dict[str, Finite] = Field(default_factory=dict)
 
 
 def write_results(folder: Path, results: Results, items: Iterable[ItemValue]) -> None:
@@ -59,10 +60,12 @@ def read_results(folder: Path) -> Results:
         raise UserError(f"{folder}: holds no {RESULTS}; name the folder of a finished run or evaluation")
     try:
         return Results.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: damaged, or of another version ({str(error).splitlines()[0]:.120}); run again"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: damaged (not UTF-8); run again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        raise UserError(f"{path}: damaged, or of another version ({what:.160}); run again") from error
 
 
 def read_items(folder: Path) -> dict[str, dict[str, ItemValue]]:
@@ -78,4 +81,4 @@ def read_items(folder: Path) -> dict[str, dict[str, ItemValue]]:
 
 def schema() -> Mapping[str, Any]:
     """The JSON schema of results.json."""
-    return Results.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Results.model_json_schema(by_alias=True)}

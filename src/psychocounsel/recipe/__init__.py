@@ -74,9 +74,11 @@ __all__ = [
     "Training",
     "apply_override",
     "data_path",
+    "explain",
     "holds_secret",
     "load_recipe",
     "parse_recipe",
+    "read_toml",
 ]
 
 
@@ -110,19 +112,29 @@ def data_path(text: str) -> Path:
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read, override (`table.key=value`) and validate a recipe. Raises UserError with file, key and remedy."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe; see the recipes/ folder for complete examples") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; name a recipe file (*.toml)") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; recipes are UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
+    data = read_toml(path, "recipe")
     for override in overrides or []:
         apply_override(data, override)
     return parse_recipe(data, str(path))
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The data of a TOML file that people write; `what` it is, in one word. Raises UserError with file and remedy."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}; see the recipes/ folder for complete examples") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name a {what} file (*.toml)") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; {what}s are UTF-8 text") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in a list in a list
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+
+
+def explain(error: ValidationError, where: str, root: type[Table]) -> UserError:
+    """The first faults of a strict table as one line: key, what is wrong and, for an unknown key, the nearest one."""
+    return UserError("; ".join(f"{where}: {_explain(problem, root)}" for problem in error.errors()[:3]))
 
 
 def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
@@ -130,7 +142,7 @@ def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise UserError("; ".join(f"{where}: {_explain(problem)}" for problem in error.errors()[:3])) from None
+        raise explain(error, where, Recipe) from None
     if recipe.speeches.min_chars > recipe.speeches.max_chars:
         raise UserError(f"{where}: speeches.min_chars is larger than speeches.max_chars; no speech could pass")
     if recipe.responses.samples > 1 and recipe.responses.temperature == 0:
@@ -177,18 +189,18 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     table[keys[-1]] = value
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, root: type[Table]) -> str:
     location = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{'.'.join(location)}'{nearest(location[-1], _known_keys(location[:-1]))}"
+        return f"unknown key '{'.'.join(location)}'{nearest(location[-1], _known_keys(location[:-1], root))}"
     if problem["type"] == "missing":
         return f"'{'.'.join(location)}' is missing"
-    return f"'{'.'.join(location)}': {problem['msg']} (found {problem['input']!r})"
+    return f"'{'.'.join(location)}': {problem['msg']} (found {problem['input']!r:.80})"
 
 
-def _known_keys(location: list[str]) -> list[str]:
+def _known_keys(location: list[str], root: type[Table]) -> list[str]:
     """Keys of the table at a location such as ['policy', 'online']; list positions are skipped."""
-    table: Any = Recipe
+    table: Any = root
     for part in location:
         if part.isdigit():
             continue
