@@ -13,7 +13,7 @@ app = typer.Typer(
 )
 
 # power
-Speeches = Annotated[str, typer.Option("--speeches", help="Numbers of speeches, with commas between.")]
+SpeechCounts = Annotated[str, typer.Option("--speeches", help="Numbers of speeches, with commas between.")]
 ClusterCounts = Annotated[str, typer.Option("--clusters", help="Near-duplicate clusters, one for each number.")]
 JudgeCount = Annotated[int, typer.Option("--judges", help="Judges in the panel.")]
 SampleCount = Annotated[int, typer.Option("--samples", help="Replies of each policy to a speech.")]
@@ -210,7 +210,7 @@ def agree(
 
 @app.command()
 def power(
-    speeches: Speeches = "",
+    speeches: SpeechCounts = "",
     clusters: ClusterCounts = "",
     judges: JudgeCount = 3,
     samples: SampleCount = 1,
