@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 from psychocounsel.errors import nearest
 from psychocounsel.evaluate.gate_file import Gate, Rule, select, without_parts
-from psychocounsel.evaluate.noninferiority import Evidence, Items, Question, length_controlled, paired, unpaired
+from psychocounsel.evaluate.length import LEAST_NEAR
+from psychocounsel.evaluate.noninferiority import (
+    Evidence,
+    Items,
+    Question,
+    length_controlled,
+    near_equal,
+    paired,
+    unpaired,
+)
 from psychocounsel.evaluate.results import ItemValue, Results
 from psychocounsel.evaluate.significance import holm
 from psychocounsel.evaluate.statistics import Figure
@@ -18,7 +27,7 @@ from psychocounsel.records import Record
 CONTROLLED, RAW = "winrate_lc.", "winrate."  # the first is made of the items of the second
 MISSING = "missing_verdicts."
 ROUNDED = 1e-3  # results are rounded, and so may items be
-REFITTED = 0.005
+REFITTED = 0.005  # a difference beyond it is told
 SAME = "every shared item has the same value in both"
 
 
@@ -81,12 +90,14 @@ class Outcome(Record):
 def hold(gate: Gate, candidate: Side, baseline: Side, *, draws: int = 10_000, seed: int = 0) -> Outcome:
     """Apply every rule to every metric it names. A metric that cannot be compared fails, and says why."""
     checks: list[Check] = []
-    parts = 0
+    named: set[str] = set()
+    parts: set[str] = set()
     for number, rule in enumerate(gate.rule, 1):
         question = Question(rule.margin or 0.0, gate.alpha, draws, seed, rule.better == "lower")
         selected = select(rule, set(candidate.results.metrics), set(baseline.results.metrics))
         selected, left = without_parts(selected)
-        parts += left
+        named |= selected.keys()
+        parts |= left
         checks += (
             [_check(rule, number, names, candidate, baseline, gate, question) for names in selected.items()]
             if selected
@@ -96,7 +107,7 @@ def hold(gate: Gate, candidate: Side, baseline: Side, *, draws: int = 10_000, se
     dependent = dict.fromkeys((*candidate.results.dependent, *baseline.results.dependent))
     return Outcome(
         checks=tuple(checks), dependent=tuple(dependent), allowed=gate.allow_dependent, alpha=gate.alpha,
-        correction=gate.correction, tests=sum(map(_in_family, checks)), parts=parts,
+        correction=gate.correction, tests=sum(map(_in_family, checks)), parts=len(parts - named),
     )  # fmt: skip
 
 
@@ -149,8 +160,8 @@ def _relative(
     left = len(mine.keys() | theirs.keys()) - len(common)
     notes: tuple[str, ...] = (f"{left} items that only one evaluation has are left out",) if left else ()
     evidence = (length_controlled if all(controlled) else paired)(mine, theirs, question)
-    if all(controlled) and not left:
-        notes += _refit_note(made, evidence)
+    if all(controlled):
+        notes += _length_notes(made, evidence, mine, theirs)
     return _judged(rule, made, evidence, notes)
 
 
@@ -270,13 +281,17 @@ def _alike(candidate: Side, baseline: Side) -> bool:
     return candidate.results.metrics == baseline.results.metrics and candidate.items == baseline.items
 
 
-def _refit_note(made: Check, found: Evidence) -> tuple[str, ...]:
-    """Rates that were fitted with the difficulty of speeches differ a little from these fits, which know none."""
+def _length_notes(made: Check, found: Evidence, candidate: Items, baseline: Items) -> tuple[str, ...]:
+    """Where equal length is a guess, and where the fit without difficulties parts from the reported rates."""
+    notes = []
+    for who, items in (("candidate", candidate), ("baseline", baseline)):
+        if (near := near_equal(items)) < LEAST_NEAR:
+            notes.append(f"extrapolated: only {near:.0%} of the {who}'s pairs are of about equal length")
     assert made.candidate is not None and made.baseline is not None
     reported = _number(made.candidate.value, 0.0) - _number(made.baseline.value, 0.0)
-    if abs(reported - found.value) <= REFITTED:
-        return ()
-    return (f"fitted without the difficulty of speeches; the reported rates differ by {100 * reported:+.1f} points",)
+    if made.shared == len(candidate) == len(baseline) and abs(reported - found.value) > REFITTED:
+        notes.append(f"without the difficulty of speeches; the reported rates differ by {100 * reported:+.1f} points")
+    return tuple(notes)
 
 
 def _number(value: float | None, otherwise: float) -> float:
