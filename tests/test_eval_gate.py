@@ -9,11 +9,12 @@ from gate_folders import LC, SHARE, WIN, by_name, figure, gate_file, items, valu
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import clusters_of, weight_blocks
+from psychocounsel.evaluate.comparable import Side
 from psychocounsel.evaluate.gate_file import Rule, read_gate, select, without_parts
 from psychocounsel.evaluate.gate_text import junit, markdown
 from psychocounsel.evaluate.length import length_controlled as controlled
 from psychocounsel.evaluate.noninferiority import Question, joined, length_controlled, paired, unpaired
-from psychocounsel.evaluate.regression import Side, hold
+from psychocounsel.evaluate.regression import hold
 from psychocounsel.evaluate.results import read_items, read_results
 from psychocounsel.evaluate.statistics import Figure
 
@@ -311,6 +312,14 @@ def test_a_dependent_evaluation_fails_unless_the_gate_lets_it(tmp_path, folders)
         found = outcome(tmp_path, *pair, {"metric": "winrate.*", "margin": 0.5})
         assert not found.passed and only(found).passed
         assert outcome(tmp_path, *pair, {"metric": "winrate.*", "margin": 0.5}, allow_dependent=True).passed
+
+
+def test_other_judges_are_told(tmp_path):
+    rows = items(WIN, values(3))
+    one, two = (write(tmp_path / name, rows, judges=(f"judge {name}",)) for name in ("one", "two"))
+    path = gate_file(tmp_path, NON_INFERIOR)
+    texts = [markdown(hold(read_gate(path), *sides(one, other)), ["a", "b"]) for other in (two, one)]
+    assert ["a difference may be one of judges" in text for text in texts] == [True, False]
 
 
 def test_soft_rules_share_the_level_and_hard_ones_do_not(tmp_path):
