@@ -1,7 +1,7 @@
 """Intervals over clusters: the bootstrap with multinomial weights, BCa where it is skewed, Student's t for few.
 
 A cluster is a group of near-duplicate speeches: what is hard about one is hard about all, so a cluster is drawn whole.
-Weights are made in blocks, so that 10,000 draws of 2,324 clusters need some 30 MB and no more.
+Weights are made in blocks, and the last two sets are kept as small integers: 10,000 draws of 2,324 clusters need 80 MB.
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ def weight_blocks(count: int, draws: int, seed: int, block: int = BLOCK) -> Iter
 @lru_cache(maxsize=2)
 def _kept(count: int, draws: int, seed: int) -> NDArray[np.uint16]:
     """All weights at once, as small integers, (draws, count): none can be more than `count`."""
-    parts = _drawn(count, draws, seed, max(1, BLOCK // max(count, 1)))
-    return np.concatenate([np.zeros((0, count), dtype=np.uint16), *(part.astype(np.uint16) for part in parts)])
+    whole, rows = np.empty((draws, count), dtype=np.uint16), max(1, BLOCK // (4 * max(count, 1)))
+    for place, part in enumerate(_drawn(count, draws, seed, rows)):
+        whole[place * rows : place * rows + len(part)] = part
+    return whole
 
 
 def _drawn(count: int, draws: int, seed: int, rows: int) -> Iterator[Array]:
