@@ -198,7 +198,7 @@ class ModelJudge:
             subject={"speech_id": speech.id},
         )
         answer = await ask(self.model, request, store)
-        first = answer.call_id
+        asked_first = answer.call_id
         for again in range(1 + COMPARE_AGAIN):
             if answer.finish in REFUSALS:  # a refusal is an answer; asking for it again would be to press
                 break
@@ -209,7 +209,7 @@ class ModelJudge:
                 break
             retry = request.model_copy(update={"sample": again + 1})
             answer = await self._repair(retry, answer, ["it holds no single verdict under 'overall'"], store)
-        return Comparison(None, {}, first)
+        return Comparison(None, {}, asked_first)
 
 
 def _refusal(answer: Completion) -> Literal["refused", "filtered"]:
