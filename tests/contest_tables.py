@@ -29,7 +29,7 @@ REPLIES = (
 )
 
 
-def speeches_of(judged, prefix=""):
+def speeches_of(judged):
     """The speeches of scripted verdicts with topics in turn, the last of four hostile."""
     topics = list(load_topics())
     return {
@@ -97,7 +97,8 @@ def evaluation_tables(count=240, **more):
     )
     one = table_of(count, judges=panel(), dependent=dependent, a="llama-3.1-8b-counsel-dpo-offline-2026-05", **more)
     two = table_of(count, judges=panel(), dependent=dependent, better=0.0, longer=1.0, seed=3, a="second", **more)
-    silent = table_of(count, judges={"recorded:silent": refuses_a_third}, seed=5, a="third", **more)
+    judges = {"fair": fair(), "recorded:long": biased(length=0.1), "recorded:silent": refuses_a_third}
+    silent = table_of(count, judges=judges, seed=5, a="third", **more)
     tables = adjusted([one.model_copy(update={"compliance": kept}), two, silent])
     return {
         "contests": [table.model_dump(mode="json") for table in tables],

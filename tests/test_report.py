@@ -2,7 +2,6 @@
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from tiny_run import read_json
@@ -12,11 +11,6 @@ from psychocounsel.evaluate.report import ReportData, render
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.rounds import read_rounds, round_figures, round_sentences, throughput
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 MAIN_FIGURES = (
     "reward.accuracy", "reward.length_baseline", "judge.pair_agreement", "winrate.offline_vs_base",
     "winrate.online_vs_base", "winrate.online_vs_offline",
@@ -192,17 +186,6 @@ def test_the_page_tells_the_curve_and_where_it_turns():
     assert 'aria-label="Best of N replies"' in page and "4 0.64 1 [0.9, 1.1] 40.0 % [30.0, 50.0], n = 40" in text
     flat = page_of(best_of={**CURVE, "turn": None, "sentence": ""})
     assert "No N was seen from which choosing harder by the reward" in flat
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed; apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
-        yield opened
-        opened.close()
 
 
 def test_rounds_and_curve_can_be_read_on_a_phone(browser, tmp_path):

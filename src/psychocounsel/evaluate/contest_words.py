@@ -56,7 +56,7 @@ def cautions(table: ContestTable) -> list[str]:
     if table.headline.missing_verdicts:
         told.append(f"{table.headline.missing_verdicts:.1%} of all verdicts are missing.")
     if table.dependence and table.dependence.stamp:
-        told.append(f"Judge-dependent: {table.dependence.stamp}.")
+        told.append(f"{table.dependence.stamp[0].upper()}{table.dependence.stamp[1:]}.")
     told += [f"Length: {note}." for note in (table.length.notes if table.length else ())]
     if table.length and (moved := opposite(table.headline.win_rate, table.length)):
         told.append(moved)

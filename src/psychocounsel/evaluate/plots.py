@@ -56,11 +56,8 @@ def forest(
     rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: float = 0.5, *, shares: bool = True
 ) -> str:
     """Estimates with 95 % intervals, one row each, around a line of no difference. Not `shares`: of any size."""
-    shown = [
-        (figure, textwrap.wrap(f"{name} (n={figure['n']})", LINE))
-        for name, figure in rows
-        if figure["value"] is not None
-    ]
+    known = [(name, figure) for name, figure in rows if figure["value"] is not None]
+    shown = [(figure, textwrap.wrap(f"{name} (n={figure['n']})", LINE)) for name, figure in known]
     heights = [1 + 0.4 * (len(lines) - 1) for _, lines in shown]
     total = sum(heights) or 1.0
     with plt.rc_context(STYLE):
@@ -152,15 +149,8 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label:
         figure, axes = plt.subplots(figsize=(WIDTH, 2.5))
         for name, (x, y) in series.items():
             dev = name.startswith("dev")
-            axes.plot(
-                x,
-                y,
-                color=SECOND if dev else ACCENT,
-                marker="o" if dev else None,
-                markersize=4,
-                linewidth=1.5,
-                label=name,
-            )
+            look: dict[str, Any] = {"color": SECOND, "marker": "o"} if dev else {"color": ACCENT}
+            axes.plot(x, y, markersize=4, linewidth=1.5, label=name, **look)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(axis)
         if len(series) > 1:
