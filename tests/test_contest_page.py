@@ -177,6 +177,7 @@ def test_long_names_do_not_make_letters_small():
         for name in ("short", "http://127.0.0.1:8000/v1#" + "a-very-long-model-name" * 6)
     ]
     assert width[1] < 1.1 * width[0]
+    assert "倾听" in plots.forest([("倾听", figure)], "one")  # no warning of letters that the reader's fonts have
 
 
 def luminance(colour):

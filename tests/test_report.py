@@ -254,7 +254,7 @@ def test_letters_in_plots_can_be_read(page):
 
 
 def test_before_and_after_replies_stand_beside_their_speech(page):
-    first = page.locator("details[open]").filter(has=page.locator(".pair")).first
+    first = page.locator("h2:has-text('Replies before and after') ~ details[open]").first
     assert first.is_visible()
     assert [text.split(",")[0] for text in first.locator(".pair > div > span").all_inner_texts()] == [
         "base", "offline", "online",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -37,10 +38,10 @@ STYLE: dict[str, Any] = {
 
 def _svg(figure: Figure, label: str) -> str:
     """The figure as an SVG element that scales with the page and carries a text alternative."""
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", transparent=True
-    )
+    buffer, nobody = io.StringIO(), {"Date": None, "Creator": None}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")  # letters are drawn by the reader's fonts, not by ours
+        figure.savefig(buffer, format="svg", metadata=nobody, bbox_inches="tight", transparent=True)
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
