@@ -15,6 +15,7 @@ from psychocounsel.evaluate.wording import topic_text
 
 POINTS = 800  # of the scatter at most, evenly thinned: more are a blot, and a megabyte
 PARTS, PER_PART = 8, 20  # of the scatter, by length: means of fewer speeches than this say nothing about a line
+MEANS_FROM = 3 * PER_PART  # speeches: two means would fit any line
 DRAWS = 1_000  # for the interval of such a mean
 SHORT = 26  # characters of a label beside a grid
 
@@ -95,11 +96,11 @@ def _length(table: Mapping[str, Any], pair: str) -> str:
 
 def _means(speeches: Sequence[Mapping[str, Any]], spread: float) -> list[tuple[float, Mapping[str, Any]]]:
     """Mean values of speeches in parts of equal size by difference in length, which owe nothing to the fitted line."""
-    if len(speeches) < PARTS * PER_PART:
+    if len(speeches) < MEANS_FROM:
         return []
     rows = sorted(speeches, key=lambda row: (row["chars_a"] - row["chars_b"], row["speech_id"]))
     found: list[tuple[float, Mapping[str, Any]]] = []
-    for part in np.array_split(np.arange(len(rows)), PARTS):
+    for part in np.array_split(np.arange(len(rows)), min(PARTS, len(rows) // PER_PART)):
         some = [rows[k] for k in part]
         place = sum(row["chars_a"] - row["chars_b"] for row in some) / len(some) / spread
         mean = cluster_mean([row["value"] for row in some], [row["cluster"] for row in some], UNIT, bootstrap=DRAWS)

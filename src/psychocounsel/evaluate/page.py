@@ -8,7 +8,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate import contest_words
-from psychocounsel.evaluate.contest_plots import POINTS, draw_contests
+from psychocounsel.evaluate.contest_plots import MEANS_FROM, POINTS, draw_contests
 from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.wording import counts_text, figure_text, listed, number_text, percent, topic_text
@@ -33,7 +33,7 @@ def environment() -> Any:
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(template_text))
     made.filters |= {"percent": percent, "figure": figure_text, "number": number_text, "counts": counts_text}
     made.filters |= {"listed": listed, "topic": topic_text}
-    made.globals["points"] = POINTS
+    made.globals |= {"points": POINTS, "means_from": MEANS_FROM}
     made.filters |= {
         "p": contest_words.p_text,
         "conclusion": lambda row: contest_words.conclusion(ContestTable.model_validate(row)),
