@@ -56,7 +56,7 @@ def open_scorers(
         names = short_names(models)
         for name, model in zip(names, models, strict=True):
             scorer = reward_scorer(RewardModel(model, max_length), name)
-            found.append(Named(name, model, scorer, True, f"{name}: reward model {Path(model).name}"))
+            found.append(Named(name, model, scorer, True, f"{name} (reward model)"))
     for judge in open_judges(judges):
         name = plain_name(judge.name)
         found.append(Named(name, judge.name, judge_scorer(judge, principles, store), False, described(judge), judge))
