@@ -14,7 +14,7 @@ from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
 from psychocounsel.evaluate.ood_plots import draw_labels
 from psychocounsel.evaluate.pair_plots import draw_pairs
 from psychocounsel.evaluate.results import Results
-from psychocounsel.evaluate.wording import counts_text, defined_text, figure_text, number_text, percent
+from psychocounsel.evaluate.wording import coefficient_text, counts_text, figure_text, number_text, percent
 
 Draw = Callable[[Mapping[str, Any]], Mapping[str, str]]  # plots by name, as SVG text
 DRAW: dict[str, Draw] = {
@@ -40,7 +40,7 @@ def environment() -> Any:
 
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(template_text))
     made.filters |= {"percent": percent, "figure": figure_text, "number": number_text, "counts": counts_text}
-    made.filters["defined"] = defined_text
+    made.filters["coefficient"] = coefficient_text
     made.filters |= {
         "p": contest_words.p_text,
         "conclusion": lambda row: contest_words.conclusion(ContestTable.model_validate(row)),
