@@ -34,6 +34,7 @@ class Judged:
 
     def verdict(self, i, judge, a_first, value, **more):
         words = {"words_a": round(200 + 40 * max(self.longer[i], -4)), "words_b": 200}
+        words |= {"chars_a": 6 * words["words_a"], "chars_b": 6 * words["words_b"]}
         value = None if np.isnan(value) else float(value)
         return Verdict(speech_id=self.speeches[i], a="new", b="old", judge=judge, a_first=a_first, value=value,
                        call_id=f"{judge}-{i}-{a_first}", **(words | more))  # fmt: skip

@@ -9,11 +9,12 @@ from gate_folders import LC, SHARE, WIN, by_name, figure, gate_file, items, valu
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import clusters_of, weight_blocks
+from psychocounsel.evaluate.comparable import Side
 from psychocounsel.evaluate.gate_file import Rule, read_gate, select, without_parts
 from psychocounsel.evaluate.gate_text import junit, markdown
 from psychocounsel.evaluate.length import length_controlled as controlled
 from psychocounsel.evaluate.noninferiority import Question, joined, length_controlled, paired, unpaired
-from psychocounsel.evaluate.regression import Side, hold
+from psychocounsel.evaluate.regression import hold
 from psychocounsel.evaluate.results import read_items, read_results
 from psychocounsel.evaluate.statistics import Figure
 
@@ -108,6 +109,14 @@ def test_the_exact_test_is_that_of_the_share_of_worse_items():
     assert -found.bound == pytest.approx(binomtest(2, 200, alternative="less").proportion_ci(0.95, method="exact").high)
 
 
+def test_one_large_cluster_that_is_worse_is_no_rare_event():
+    clusters = ["large"] * 100 + [f"c{place}" for place in range(100)]
+    second = np.ones(200)
+    first = np.where(np.arange(200) < 100, 0.9, 1.0)  # worse by 5 points over all
+    found = paired(*(by_name(items(WIN, column, clusters)) for column in (first, second)), Question(0.049))
+    assert found.value == pytest.approx(-0.05) and found.bound < found.value and found.p > 0.5
+
+
 def test_lower_is_better_where_a_rule_says_so():
     first, second = some("paired, percentile")
     usual, turned = (paired(first, second, Question(0.02, draws=800, lower=lower)) for lower in (False, True))
@@ -168,6 +177,17 @@ def test_a_candidate_that_only_writes_more_wins_more_and_fails_at_equal_length(t
     assert raw.passed and raw.value > 0
     assert not equal.passed and equal.high < -0.02
     assert equal.shared == n and "the reported rates differ" in "".join(equal.notes)
+
+
+def test_equal_length_that_is_a_guess_is_said(tmp_path):
+    far = lengths(7, 400)
+    far[:, 0] += 4000  # no reply is about as long as the other
+    both = []
+    for name, seed in (("new", 3), ("old", 2)):
+        rows = items(WIN, values(seed), lengths=far)
+        both.append(write(tmp_path / name, rows, {LC: figure(rows)}))
+    check = only(outcome(tmp_path, *both, {"metric": LC, "margin": 0.5}))
+    assert "extrapolated: only 0% of the candidate's pairs" in "".join(check.notes)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +314,14 @@ def test_a_dependent_evaluation_fails_unless_the_gate_lets_it(tmp_path, folders)
         assert outcome(tmp_path, *pair, {"metric": "winrate.*", "margin": 0.5}, allow_dependent=True).passed
 
 
+def test_other_judges_are_told(tmp_path):
+    rows = items(WIN, values(3))
+    one, two = (write(tmp_path / name, rows, judges=(f"judge {name}",)) for name in ("one", "two"))
+    path = gate_file(tmp_path, NON_INFERIOR)
+    texts = [markdown(hold(read_gate(path), *sides(one, other)), ["a", "b"]) for other in (two, one)]
+    assert ["a difference may be one of judges" in text for text in texts] == [True, False]
+
+
 def test_soft_rules_share_the_level_and_hard_ones_do_not(tmp_path):
     names = [f"winrate.a{i}_vs_base" for i in range(3)]
     base = np.full(100, 0.5)
@@ -349,9 +377,16 @@ def test_a_gap_is_within_a_bound_on_either_side(tmp_path, folders):
 def test_parts_of_a_metric_need_a_rule_of_their_own():
     measured = {WIN, f"{WIN}.empathy", f"{WIN}.judge.one", "winrate.offline_vs_base"}
     chosen, parts = without_parts(select(Rule(metric="winrate.*", margin=0.1), measured, measured))
-    assert list(chosen) == ["winrate.offline_vs_base", WIN] and parts == 2
+    assert list(chosen) == ["winrate.offline_vs_base", WIN] and parts == {f"{WIN}.empathy", f"{WIN}.judge.one"}
     chosen, parts = without_parts(select(Rule(metric="winrate.*.empathy", margin=0.1), measured, measured))
-    assert list(chosen) == [f"{WIN}.empathy"] and parts == 0
+    assert list(chosen) == [f"{WIN}.empathy"] and not parts
+
+
+def test_only_parts_that_no_rule_names_are_counted_as_left_out(tmp_path):
+    rows = items(WIN, values(2)) + items(f"{WIN}.empathy", values(3)) + items(f"{WIN}.clarity", values(4))
+    folder = write(tmp_path / "one", rows)
+    assert outcome(tmp_path, folder, folder, NON_INFERIOR).parts == 2
+    assert outcome(tmp_path, folder, folder, NON_INFERIOR, {"metric": "winrate.*.empathy", "margin": 0.1}).parts == 1
 
 
 def test_a_metric_that_is_no_longer_measured_is_seen():

@@ -17,10 +17,12 @@ from tiny_run import environment
 
 from psychocounsel.evals.announce import reply_line
 from psychocounsel.evals.candidates import requests
+from psychocounsel.evals.lineup import Settings
+from psychocounsel.evals.winrate import winrate
 from psychocounsel.evaluate.results import read_items, read_results
 from psychocounsel.models import calls, open_models
 from psychocounsel.models.prices import Budget, load_prices
-from psychocounsel.recipe import ModelsTable, ResponsesTable
+from psychocounsel.recipe import ModelsTable, ResponsesTable, Source
 from psychocounsel.records import Speech, Turn
 
 TESTS = Path(__file__).parent
@@ -59,13 +61,30 @@ def warm(i):
     return f"That is a lot to carry, number {i}." + (" What would help?" if i % 4 else "")
 
 
+def placed(root):
+    """What a command needs that compares two recordings of twelve replies each."""
+    posts = write_rows(root / "posts.jsonl", ({"key": f"p{i}", "text": text} for i, text in enumerate(POSTS)))
+    warm_one = recording(root / "warm.jsonl", "warm", [warm(i) for i in range(12)])
+    plain = recording(root / "plain.jsonl", "plain", [f"Try a list, item {i}." for i in range(12)])
+    return {"posts": posts, "warm": warm_one, "plain": plain, "to": root / "found", "root": root}
+
+
 @pytest.fixture
 def place(tmp_path):
-    """The words of a command that compares two recordings of twelve replies each; the last are to be added."""
-    posts = write_rows(tmp_path / "posts.jsonl", ({"key": f"p{i}", "text": text} for i, text in enumerate(POSTS)))
-    warm_one = recording(tmp_path / "warm.jsonl", "warm", [warm(i) for i in range(12)])
-    plain = recording(tmp_path / "plain.jsonl", "plain", [f"Try a list, item {i}." for i in range(12)])
-    return {"posts": posts, "warm": warm_one, "plain": plain, "to": tmp_path / "found", "root": tmp_path}
+    return placed(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """The folder of one evaluation by a fair judge and four with faults."""
+    place = placed(tmp_path_factory.mktemp("faulty"))
+    names = ("fair", "always_first", "always_tie", "refuses_a_third", "contradicts_itself")
+    settings = Settings(
+        Source(load=str(place["posts"]), id="key"), (place["warm"],), place["plain"], tuple(by(*names)),
+        families={name: name for name in FAMILIES}, bootstrap=100,
+    )  # fmt: skip
+    winrate(settings, place["to"], "", None, allow_dependent=False)
+    return place["to"]
 
 
 def words(place, *judges, candidate=None, baseline=None, posts=None, to=None):
@@ -120,6 +139,8 @@ def test_two_recorded_models_are_compared_from_files_alone(cli, place):
     assert results.command == "eval winrate"
     assert results.dependent == ()
     assert results.about["speeches"] == 12
+    asked = {"warm": 12, "plain": 12, "fair": 24, "also-fair": 24, "noisy": 24}
+    assert results.about["calls"] == asked
     assert results.metrics["missing_replies.warm"].value == 0
     assert results.metrics["missing_replies.warm"].n == 12
     assert table["headline"]["judges"] == ["also-fair", "fair", "noisy"]
@@ -157,14 +178,13 @@ def test_replies_of_an_evaluation_can_be_compared_again_as_a_recording(cli, plac
     assert first == second
 
 
-def test_a_judge_that_always_prefers_the_first_is_shown_and_left_out(cli, place):
-    ran(cli, *words(place, *by("always_first", "fair")))
-    row = standing(place["to"], "always-first")
+def test_a_judge_that_always_prefers_the_first_is_shown_and_left_out(faulty):
+    row = standing(faulty, "always-first")
     assert row["win_rate"]["value"] == 0.5
     assert row["order_effect"]["value"] == 1.0
     assert row["consistency"]["value"] == 0.0
     assert "after the swap" in row["excluded"]
-    assert table_of(place["to"])["headline"]["judges"] == ["fair"]
+    assert table_of(faulty)["headline"]["judges"] == ["always-tie", "fair"]
 
 
 def test_no_fit_judge_gives_no_win_rate_and_still_a_page(cli, place):
@@ -185,20 +205,18 @@ def test_a_judge_that_always_ties_gives_one_half_and_no_winner(cli, place):
     assert "cannot be told apart" in out
 
 
-def test_refused_verdicts_are_missing_and_never_ties(cli, place):
-    ran(cli, *words(place, *by("refuses_a_third", "fair")))
-    row = standing(place["to"], "refuses")
+def test_refused_verdicts_are_missing_and_never_ties(faulty):
+    row = standing(faulty, "refuses")
     lost = 12 - row["pairs"]
     assert 0 < lost < 12
     assert row["parsed"] == pytest.approx(row["pairs"] / 12, abs=1e-6)
     assert "gave a verdict in" in row["excluded"]
     assert row["win_rate"]["n"] == row["pairs"]
-    assert table_of(place["to"])["headline"]["missing_verdicts"] > 0
+    assert table_of(faulty)["headline"]["missing_verdicts"] == pytest.approx(2 * lost / (5 * 24), abs=1e-6)
 
 
-def test_a_judge_that_contradicts_itself_after_the_swap_is_left_out(cli, place):
-    ran(cli, *words(place, *by("contradicts_itself", "fair")))
-    row = standing(place["to"], "contradicts")
+def test_a_judge_that_contradicts_itself_after_the_swap_is_left_out(faulty):
+    row = standing(faulty, "contradicts")
     assert row["consistency"]["value"] < 0.75
     assert row["turned"] > 0
     assert row["excluded"]
@@ -441,6 +459,7 @@ def test_candidates_are_asked_for_the_baselines_length_and_compliance_is_shown(c
         (["--family", "warm=meta"], "--family warm: is declared twice"),
         (["--id", "kee"], "no column 'kee', did you mean 'key'?"),
         (["--text", "words"], "no column 'words'"),
+        (["--speeches", " "], "--speeches: names nothing"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line_before_anything_is_asked(cli, place, more, told):

@@ -13,7 +13,7 @@ app = typer.Typer(
 )
 
 # power
-Speeches = Annotated[str, typer.Option("--speeches", help="Numbers of speeches, with commas between.")]
+SpeechCounts = Annotated[str, typer.Option("--speeches", help="Numbers of speeches, with commas between.")]
 ClusterCounts = Annotated[str, typer.Option("--clusters", help="Near-duplicate clusters, one for each number.")]
 JudgeCount = Annotated[int, typer.Option("--judges", help="Judges in the panel.")]
 SampleCount = Annotated[int, typer.Option("--samples", help="Replies of each policy to a speech.")]
@@ -86,13 +86,13 @@ def winrate(
 ) -> None:
     """Pairwise win rate of candidates against a baseline, by judges who are independent of both."""
     from psychocounsel.evals.lineup import Settings, declared_families
+    from psychocounsel.evals.prompts import source_of
     from psychocounsel.evals.winrate import winrate as run
-    from psychocounsel.recipe import Source
 
-    source = Source(load=speeches, text=text, id=id_, topic=topic)
     settings = Settings(
-        source, tuple(candidate), baseline, tuple(judge), samples, temperature, max_tokens, limit, match_length, common,
-        tuple(labelled_by or ()), base, declared_families(family or ()), bootstrap, seed,
+        source_of(speeches, text, id_, topic), tuple(candidate), baseline, tuple(judge), samples, temperature,
+        max_tokens, limit, match_length, common, tuple(labelled_by or ()), base, declared_families(family or ()),
+        bootstrap, seed,
     )  # fmt: skip
     run(settings, folder, name, budget, allow_dependent)
 
@@ -232,7 +232,7 @@ def agree(
 
 @app.command()
 def power(
-    speeches: Speeches = "",
+    speeches: SpeechCounts = "",
     clusters: ClusterCounts = "",
     judges: JudgeCount = 3,
     samples: SampleCount = 1,

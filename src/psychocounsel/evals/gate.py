@@ -11,9 +11,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from psychocounsel.errors import UserError
+from psychocounsel.evaluate.comparable import Side
 from psychocounsel.evaluate.gate_file import printable, read_gate
 from psychocounsel.evaluate.gate_text import HEADS, headline, junit, markdown, rows, sentences
-from psychocounsel.evaluate.regression import Outcome, Side, hold
+from psychocounsel.evaluate.regression import Outcome, hold
 from psychocounsel.evaluate.results import read_items, read_results
 from psychocounsel.records import write_text
 
@@ -53,23 +54,22 @@ def run_gate(
 
 
 def show(outcome: Outcome, names: list[str]) -> None:
-    """The table of all checks, how to read it, and the answer."""
+    """The table of all checks, the reason of each, how to read it, and the answer."""
     console = Console(width=max(WIDTH, Console().width))
+    heads = HEADS[:-1]  # reasons are sentences: they stand beneath
     columns = [
         Column(head, justify="right" if head in RIGHT else "left", overflow="fold", no_wrap=head in WHOLE)
-        for head in HEADS
+        for head in heads
     ]
-    table = Table(
-        *columns,
-        title=Text(printable(f"{names[0]} against {names[1]}")),
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for row in rows(outcome):
-        table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in row))
+    title = Text(printable(f"{names[0]} against {names[1]}"))
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    told = rows(outcome)
+    for row in told:
+        table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in row[:-1]))
     console.print(table, highlight=False)
+    for row in told:
+        console.print(Text(printable(f"{row[-2]} {row[0]} {row[1]}: {row[-1]}")), highlight=False)
+    console.print()
     for line in sentences(outcome):
         console.print(Text(printable(line)), highlight=False)
     console.print(Text(headline(outcome), style="green" if outcome.passed else "bold red"), highlight=False)

@@ -36,6 +36,13 @@ class Prompts:
         return told
 
 
+def source_of(load: str, text: str, id_: str, topic: str) -> Source:
+    """The source that --speeches names, with the columns of a table."""
+    if not load.strip():
+        raise UserError("--speeches: names nothing; write a source, such as fastchat:FILE, FILE.jsonl or embedded")
+    return Source(load=load, text=text, id=id_, topic=topic)
+
+
 def read_prompts(source: Source, limit: int | None, seed: int) -> Prompts:
     """Read a source as recipes do, without cleaning. Raises UserError where nothing can be asked."""
     raw = read_source(source)

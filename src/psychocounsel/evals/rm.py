@@ -14,7 +14,7 @@ from psychocounsel.evals.pairs import read_pairs
 from psychocounsel.evals.place import Found, evaluation
 from psychocounsel.evals.scorers import Named, open_scorers
 from psychocounsel.evaluate.independence import EMBEDDED, IN_SAMPLE
-from psychocounsel.evaluate.invariance import PROBES, Probe, measure_probes, plan_probes, replies_drawn
+from psychocounsel.evaluate.invariance import PROBES, Probe, measure_probes, plan_probes
 from psychocounsel.evaluate.labelled import LabelledPair, LabelledPairs
 from psychocounsel.evaluate.pair_figures import PairFigures, asked_of, credits_of, pair_figures, score_replies
 from psychocounsel.evaluate.results import ItemValue
@@ -59,7 +59,7 @@ def evaluate_rm(
         found.pairs = sorted(found.pairs, key=lambda pair: content_id([seed, "limit", pair.id]))[:limit]
     with evaluation(folder, "eval rm", settings, budget) as place:
         scorers = open_scorers(models, judges, load_principles(), place.store, max_length)
-        planned = plan_probes(found.pairs, names, most, seed) if names else []
+        planned, drawn = plan_probes(found.pairs, names, most, seed)
         asked = asked_of(found, held) + [said for row in planned for said in (row.before, row.after)]
         tables: list[dict[str, Any]] = []
         in_sample = [IN_SAMPLE for one in scorers if one.judge is not None and one.judge.family == EMBEDDED]
@@ -69,7 +69,6 @@ def evaluate_rm(
             figures = pair_figures(
                 scorer.name, found, scores, held, logits=scorer.logits, bootstrap=bootstrap, seed=seed
             )
-            drawn = replies_drawn(planned)
             probed = measure_probes(planned, names, scores, drawn, bootstrap=bootstrap, seed=seed)
             made.metrics |= metrics_of(figures, probed)
             made.items += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,9 @@ def found_in(
 def _about(lineup: LineUp, place: Evaluation) -> dict[str, Any]:
     prompts, store = lineup.prompts, place.store
     store.flush()
+    calls: Counter[str] = Counter()
+    for model, _, answered, _ in store.by_model():
+        calls[model] += answered
     return {
         "speeches": len(prompts.speeches),
         "clusters": len({speech.cluster for speech in prompts.speeches}),
@@ -215,9 +219,7 @@ def _about(lineup: LineUp, place: Evaluation) -> dict[str, Any]:
         "origins": sorted({speech.origin for speech in prompts.speeches if speech.origin}),
         "licences": sorted({speech.license or "not stated" for speech in prompts.speeches}),
         "policies": {policy.name: policy.source for policy in lineup.policies},
-        "calls": {
-            f"{model} ({kind})" if kind != "scripted" else model: done for model, kind, done, _ in store.by_model()
-        },
+        "calls": dict(sorted(calls.items())),
         "dollars": round(store.spent(), 4),
     }
 

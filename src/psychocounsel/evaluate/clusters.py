@@ -1,13 +1,14 @@
 """Intervals over clusters: the bootstrap with multinomial weights, BCa where it is skewed, Student's t for few.
 
 A cluster is a group of near-duplicate speeches: what is hard about one is hard about all, so a cluster is drawn whole.
-Weights are made in blocks, so that 10,000 draws of 2,324 clusters need some 30 MB and no more.
+Weights are made in blocks, and the last two sets are kept as small integers: 10,000 draws of 2,324 clusters need 80 MB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ SKEWED = 0.5  # skewness of the draws from which neither t nor the percentiles a
 FEW_VALUES = 100  # a share of fewer values gets Wilson's interval
 FEW_EVENTS = 10  # a share with fewer events, or fewer non-events, gets Clopper and Pearson's
 BLOCK = 2**21  # weights in one block
+KEPT = 2**25  # weights that are kept at most, in two bytes each: 10,000 draws of 3,355 clusters
 TINY = 1e-12
 
 
@@ -66,10 +68,29 @@ def numbers(values: ArrayLike, what: str) -> Array:
 def weight_blocks(count: int, draws: int, seed: int, block: int = BLOCK) -> Iterator[Array]:
     """How often each of `count` clusters is drawn: blocks of shape (some draws, count) whose rows add up to `count`.
 
-    Multinomial weights by Philox. Equal counts and seeds give equal draws, whatever the size of a block.
+    Multinomial weights by Philox. Equal counts and seeds give equal draws, whatever the size of a block; an evaluation
+    asks for the same ones dozens of times, so the last are kept where they are few enough.
     """
-    random = np.random.Generator(np.random.Philox(seed))
     rows = max(1, block // max(count, 1))
+    if count <= np.iinfo(np.uint16).max and count * draws <= KEPT:
+        whole = _kept(count, draws, seed)
+        for start in range(0, draws, rows):
+            yield whole[start : start + rows].astype(np.float64)
+        return
+    yield from _drawn(count, draws, seed, rows)
+
+
+@lru_cache(maxsize=2)
+def _kept(count: int, draws: int, seed: int) -> NDArray[np.uint16]:
+    """All weights at once, as small integers, (draws, count): none can be more than `count`."""
+    whole, rows = np.empty((draws, count), dtype=np.uint16), max(1, BLOCK // (4 * max(count, 1)))
+    for place, part in enumerate(_drawn(count, draws, seed, rows)):
+        whole[place * rows : place * rows + len(part)] = part
+    return whole
+
+
+def _drawn(count: int, draws: int, seed: int, rows: int) -> Iterator[Array]:
+    random = np.random.Generator(np.random.Philox(seed))
     for start in range(0, draws, rows):
         size = min(rows, draws - start)
         picked = random.integers(0, count, (size, count)) + np.arange(size)[:, None] * count

@@ -13,11 +13,11 @@ from psychocounsel.evaluate.statistics import Figure, count
 
 def adjusted(tables: Sequence[ContestTable]) -> list[ContestTable]:
     """The same tables with Holm's p-values over all contests of an evaluation."""
-    tested = {f"{t.a} against {t.b}": t.p for t in tables if t.p is not None}
+    tested = {str(place): table.p for place, table in enumerate(tables) if table.p is not None}
     found = holm(tested, list(tested)) if tested else {}
     return [
-        t.model_copy(update={"adjusted": None if t.p is None else round(found[f"{t.a} against {t.b}"].adjusted, 6)})
-        for t in tables
+        table.model_copy(update={"adjusted": round(found[str(place)].adjusted, 6) if str(place) in found else None})
+        for place, table in enumerate(tables)
     ]
 
 
@@ -37,11 +37,10 @@ def policy_differences(
             bootstrap=bootstrap, seed=seed,
         )  # fmt: skip
         found.append(PolicyDifference(a=one.a, b=two.a, difference=tested.difference, p=tested.p, adjusted=None))
-    names = [f"{row.a} and {row.b}, {place}" for place, row in enumerate(found)]
-    corrected = holm({name: row.p for name, row in zip(names, found, strict=True)}, names) if found else {}
+    p_values = {str(place): row.p for place, row in enumerate(found)}
+    corrected = holm(p_values, list(p_values)) if found else {}
     return [
-        row.model_copy(update={"adjusted": round(corrected[name].adjusted, 6)})
-        for name, row in zip(names, found, strict=True)
+        row.model_copy(update={"adjusted": round(corrected[str(place)].adjusted, 6)}) for place, row in enumerate(found)
     ]
 
 
@@ -64,7 +63,9 @@ def contest_metrics(table: ContestTable) -> dict[str, Figure]:
         found[metric_name("effective_judges", table)] = count(
             table.dependence.effective, "judges", table.dependence.judges
         )
-    found[metric_name("missing_verdicts", table)] = count(table.headline.missing_verdicts, "share of verdicts")
+    found[metric_name("missing_verdicts", table)] = count(
+        table.headline.missing_verdicts, "share of verdicts", table.headline.verdicts
+    )
     for row in table.standings:
         found[f"{metric_name('winrate', table)}.judge.{row.judge}"] = row.win_rate
     for principle in table.principles:

@@ -11,10 +11,11 @@ from pydantic import Field
 from psychocounsel.evaluate.cells import Cell, shrunk_cells
 from psychocounsel.evaluate.clusters import Array
 from psychocounsel.evaluate.judges import Agreement, Dependence, Leaning, dependence, judge_agreement, leanings
-from psychocounsel.evaluate.length import LengthControlled, difficulties, length_controlled, style_density
+from psychocounsel.evaluate.length import LengthControlled, difficulties, length_controlled
 from psychocounsel.evaluate.principle_rates import PrincipleRate, principle_rates, principle_values
 from psychocounsel.evaluate.significance import sign_flip
 from psychocounsel.evaluate.statistics import Figure, cluster_mean
+from psychocounsel.evaluate.style import style_density
 from psychocounsel.evaluate.verdicts import UNIT, Ballots, Headline, Standing, ballots, headline, part_of, standings
 from psychocounsel.principles import Principle, load_topics
 from psychocounsel.principles.prompts import dialogue_text

@@ -115,8 +115,8 @@ def select(rule: Rule, candidate: set[str], baseline: set[str]) -> dict[str, str
     return dict(sorted(found.items()))
 
 
-def without_parts(selected: dict[str, str]) -> tuple[dict[str, str], int]:
-    """Leave out the parts of a metric that is selected too, and count them.
+def without_parts(selected: dict[str, str]) -> tuple[dict[str, str], set[str]]:
+    """Leave out the parts of a metric that is selected too, and name them.
 
     `winrate.*` means the win rates. Those by judge and by principle (`winrate.a_vs_b.empathy`) lie beneath them and
     need a rule that names them.
@@ -126,7 +126,7 @@ def without_parts(selected: dict[str, str]) -> tuple[dict[str, str], int]:
         for name, other in selected.items()
         if not any(name[:place] in selected for place, letter in enumerate(name) if letter == ".")
     }
-    return kept, len(selected) - len(kept)
+    return kept, selected.keys() - kept.keys()
 
 
 def _filled(name: str, parts: tuple[str, ...]) -> str:

@@ -56,6 +56,8 @@ def sentences(outcome: Outcome) -> list[str]:
         lines.append(
             f"{outcome.parts} metrics beneath those named (by judge, by principle) have no rule and are not compared."
         )
+    if outcome.panels:
+        lines.append("The judges of the two evaluations are not the same: a difference may be one of judges.")
     if outcome.dependent:
         told = "; ".join(outcome.dependent)
         lines.append(

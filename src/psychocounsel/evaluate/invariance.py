@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import pstdev
 from typing import Literal
@@ -78,8 +78,11 @@ OF_CLIENTS: dict[str, Callable[[str], str | None]] = {
 }  # fmt: skip
 
 
-def plan_probes(pairs: Sequence[LabelledPair], names: Sequence[str], most: int, seed: int = 0) -> list[Changed]:
-    """The chosen replies of at most `most` pairs, drawn by content hash, one a dialogue, changed in every way named."""
+def plan_probes(
+    pairs: Sequence[LabelledPair], names: Sequence[str], most: int, seed: int = 0
+) -> tuple[list[Changed], int]:
+    """The chosen replies of at most `most` pairs, drawn by content hash, one a dialogue, changed in every way named;
+    and how many were drawn."""
     one: dict[tuple[Turn, ...], LabelledPair] = {}
     for pair in sorted(pairs, key=lambda pair: content_id([seed, "probe", pair.id])):
         one.setdefault(pair.turns, pair)
@@ -91,7 +94,7 @@ def plan_probes(pairs: Sequence[LabelledPair], names: Sequence[str], most: int, 
             after = _changed(name, pair, drawn, seed)
             if after is not None and after != before:
                 found.append(Changed(name, before, after, pair.cluster))
-    return found
+    return found, len(drawn)
 
 
 def measure_probes(
@@ -128,11 +131,6 @@ def measure_probes(
                   passes=_passes(kept, figure.value), left_out=drawn - len(values))
         )  # fmt: skip
     return found
-
-
-def replies_drawn(planned: Sequence[Changed]) -> int:
-    """How many replies a plan starts from."""
-    return len({row.before for row in planned})
 
 
 def _changed(name: str, pair: LabelledPair, drawn: Sequence[LabelledPair], seed: int) -> Said | None:
@@ -179,8 +177,3 @@ def _passes(kept: Kept, value: float | None) -> bool | None:
     if kept.kind == "shift":
         return abs(value) < kept.bound
     return value <= kept.bound if kept.kind == "rises" else value >= kept.bound
-
-
-def probe_metrics(name: str, probes: Sequence[Probe]) -> Mapping[str, Figure]:
-    """Figures for results.json."""
-    return {f"rm.{name}.probe.{probe.name}": probe.figure for probe in probes}

@@ -7,7 +7,6 @@ what the policies are trained to do.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,11 +39,6 @@ FEWEST_POLICIES = 4  # from so many on, the difficulty of a speech can be taken 
 EDGE = 0.02  # shares are held this far from 0 and 1 before their logit is taken
 BLOCK = 2**20  # weights in one block of refits
 UNIT = "share of speeches at equal length"
-MARKS = (
-    re.compile(r"^[ \t]*(?:[-*+•]|\d{1,3}[.)])[ \t]+\S", re.MULTILINE),
-    re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
-    re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+\S", re.MULTILINE),
-)
 STYLES = ("bullets", "bold", "headers")
 
 
@@ -153,13 +147,6 @@ def difficulties(values: Mapping[str, ArrayLike], policy: str) -> Array | None:
     mean = np.where(known, logits, 0.0).sum(axis=0) / np.maximum(heard, 1)
     centre = float(mean[heard > 0].mean()) if (heard > 0).any() else 0.0
     return np.asarray(np.where(heard > 0, mean - centre, 0.0))
-
-
-def style_density(text: str) -> tuple[float, float, float]:
-    """Bullets, bold passages and headers of a reply in Markdown: log(1 + number in a hundred words)."""
-    words = max(len(text.split()), 1)
-    bullets, bold, headers = (float(np.log1p(100 * len(mark.findall(text)) / words)) for mark in MARKS)
-    return bullets, bold, headers
 
 
 def _first_notes(s: Array, difference: Array, spread: float) -> tuple[list[str], bool]:

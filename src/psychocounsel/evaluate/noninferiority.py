@@ -30,7 +30,7 @@ from psychocounsel.evaluate.clusters import (
     percentile,
     skewness,
 )
-from psychocounsel.evaluate.length import controlled_draws
+from psychocounsel.evaluate.length import NEAR, controlled_draws
 from psychocounsel.evaluate.results import ItemValue
 from psychocounsel.evaluate.statistics import Figure
 from psychocounsel.records import Record
@@ -101,6 +101,12 @@ def length_controlled(candidate: Items, baseline: Items, test: Question) -> Evid
     return found.turned() if test.lower else found
 
 
+def near_equal(items: Items) -> float:
+    """Share of pairs whose lengths differ by less than half a standard deviation; 0 where lengths are not known."""
+    longer = np.array([row.known.get("chars_a", np.nan) - row.known.get("chars_b", np.nan) for row in items.values()])
+    return float((np.abs(longer) <= NEAR * np.std(longer)).mean())
+
+
 def unpaired(candidate: Figure, baseline: Figure, test: Question) -> Evidence:
     """Two figures as if measured on different items: their intervals are combined (MOVER, Zou and Donner 2008).
 
@@ -146,7 +152,7 @@ def _of_mean(values: Array, clusters: Clusters, shares: bool, test: Question) ->
     value, count = float(values.mean()), clusters.count
     differing = int((clusters.totals(np.abs(values)) > TINY).sum())
     if shares and differing < FEW_EVENTS:
-        return _exact(value, values, clusters, int((sums < -TINY).sum()), test)
+        return _exact(value, values, clusters, sums, sizes, test)
     if count < FEWEST or float(np.ptp(values)) <= TINY:
         why = f"under {FEWEST} clusters" if count < FEWEST else "every item differs by the same amount"
         return Evidence(value=value, method=f"no interval: {why}")
@@ -156,14 +162,22 @@ def _of_mean(values: Array, clusters: Clusters, shares: bool, test: Question) ->
     return _of_draws(value, draws, count, test, cluster_t(sums, sizes))
 
 
-def _exact(value: float, values: Array, clusters: Clusters, worse: int, test: Question) -> Evidence:
-    """Clopper and Pearson's bound of the share of worse clusters: each is worse by 1 at most, the others by nothing."""
-    from scipy.stats import beta, binom
+def _exact(value: float, values: Array, clusters: Clusters, sums: Array, sizes: Array, test: Question) -> Evidence:
+    """Clopper and Pearson's bound of the share that is worse: each item of a worse cluster by 1, the others by nothing.
 
-    count = clusters.count
-    most = 1.0 if worse == count else float(beta.ppf(1 - test.alpha, worse + 1, count - worse))
+    Clusters of unequal size are worth 1 / sum of squared shares of equal ones (Kish 1965), so that a large one that is
+    worse is not a rare event.
+    """
+    from scipy.stats import beta
+
+    shares = sizes / sizes.sum()
+    count = float(1 / (shares**2).sum())
+    worse = float(shares[sums < -TINY].sum()) * count
+    most, p = 1.0, 1.0
+    if count - worse > TINY:
+        most = float(beta.ppf(1 - test.alpha, worse + 1, count - worse))
+        p = float(beta.sf(min(test.margin, 1.0), worse + 1, count - worse))
     low, high, _ = mean_interval(values, clusters, share=False, draws=test.draws, seed=test.seed)
-    p = float(binom.cdf(worse, count, min(test.margin, 1.0)))
     return Evidence(value=value, low=low, high=high, bound=-most, p=p, method="paired, exact: few items differ")
 
 
@@ -181,13 +195,13 @@ def _skewed(value: float, draws: Array, left_out: Array, test: Question) -> Evid
 
 
 def _of_draws(value: float, draws: Array, count: int, test: Question, interval: Interval | None = None) -> Evidence:
-    """Student's t under 300 clusters (by `interval`, or the spread of the draws), percentiles from there on."""
+    """Student's t under 300 clusters (by `interval`, or the spread of the draws); percentiles else, or where skewed."""
     from scipy.stats import t
 
     if count < FEWEST or len(draws) < 2 or float(np.ptp(draws)) <= TINY:
         why = f"under {FEWEST} clusters" if count < FEWEST else "the draws do not vary"
         return Evidence(value=value, method=f"no interval: {why}")
-    if count >= FEW:
+    if count >= FEW or abs(skewness(draws)) > SKEWED:
         low, high, method = percentile(draws)
         bound, p = float(np.quantile(draws, test.alpha)), _share_below(draws, -test.margin)
         return Evidence(value=value, low=low, high=high, bound=bound, p=p, method=f"paired, {method}")

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
 from psychocounsel.errors import nearest
+from psychocounsel.evaluate.comparable import Side, alike, fault, mismatch, same
 from psychocounsel.evaluate.gate_file import Gate, Rule, select, without_parts
-from psychocounsel.evaluate.noninferiority import Evidence, Items, Question, length_controlled, paired, unpaired
-from psychocounsel.evaluate.results import ItemValue, Results
+from psychocounsel.evaluate.length import LEAST_NEAR
+from psychocounsel.evaluate.noninferiority import (
+    Evidence,
+    Items,
+    Question,
+    length_controlled,
+    near_equal,
+    paired,
+    unpaired,
+)
+from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.significance import holm
 from psychocounsel.evaluate.statistics import Figure
-from psychocounsel.evaluate.verdicts import MOST_MISSING
 from psychocounsel.records import Record
 
 CONTROLLED, RAW = "winrate_lc.", "winrate."  # the first is made of the items of the second
-MISSING = "missing_verdicts."
-ROUNDED = 1e-3  # results are rounded, and so may items be
-REFITTED = 0.005
+REFITTED = 0.005  # a difference beyond it is told
 SAME = "every shared item has the same value in both"
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two evaluations."""
-
-    results: Results
-    items: Mapping[str, Mapping[str, ItemValue]]
 
 
 class Check(Record):
@@ -57,7 +52,8 @@ class Check(Record):
 
 
 class Outcome(Record):
-    """All checks of a gate; `parts` counts the metrics beneath a selected one that no rule names."""
+    """All checks of a gate. `parts` counts the metrics beneath a selected one that no rule names; `panels` says that
+    the two evaluations name different judges."""
 
     checks: tuple[Check, ...]
     dependent: tuple[str, ...]
@@ -66,6 +62,7 @@ class Outcome(Record):
     correction: str
     tests: int
     parts: int
+    panels: bool
 
     @property
     def passed(self) -> bool:
@@ -81,12 +78,14 @@ class Outcome(Record):
 def hold(gate: Gate, candidate: Side, baseline: Side, *, draws: int = 10_000, seed: int = 0) -> Outcome:
     """Apply every rule to every metric it names. A metric that cannot be compared fails, and says why."""
     checks: list[Check] = []
-    parts = 0
+    named: set[str] = set()
+    parts: set[str] = set()
     for number, rule in enumerate(gate.rule, 1):
         question = Question(rule.margin or 0.0, gate.alpha, draws, seed, rule.better == "lower")
         selected = select(rule, set(candidate.results.metrics), set(baseline.results.metrics))
         selected, left = without_parts(selected)
-        parts += left
+        named |= selected.keys()
+        parts |= left
         checks += (
             [_check(rule, number, names, candidate, baseline, gate, question) for names in selected.items()]
             if selected
@@ -94,9 +93,11 @@ def hold(gate: Gate, candidate: Side, baseline: Side, *, draws: int = 10_000, se
         )
     checks = _corrected(checks, gate)
     dependent = dict.fromkeys((*candidate.results.dependent, *baseline.results.dependent))
+    judges = [set(side.results.judges) for side in (candidate, baseline)]
     return Outcome(
         checks=tuple(checks), dependent=tuple(dependent), allowed=gate.allow_dependent, alpha=gate.alpha,
-        correction=gate.correction, tests=sum(map(_in_family, checks)), parts=parts,
+        correction=gate.correction, tests=sum(map(_in_family, checks)), parts=len(parts - named),
+        panels=judges[0] != judges[1],
     )  # fmt: skip
 
 
@@ -109,13 +110,12 @@ def _check(
     if other != name:
         made = made.model_copy(update={"notes": (f"the baseline's is {other}",)})
     if rule.kind != "non-inferior":
-        return _absolute(rule, made, _fault(candidate, name, "the candidate", rule.end))
+        return _absolute(rule, made, fault(candidate, name, "the candidate", rule.end))
     if first is None or second is None:
         lacking = f"the baseline does not have {other}" if first else f"the candidate does not have {name}"
         return _failed(made, lacking, None if rule.optional else False)
-    fault = _fault(candidate, name, "the candidate") or _fault(baseline, other, "the baseline")
-    if fault:
-        return _failed(made, fault)
+    if why := fault(candidate, name, "the candidate") or fault(baseline, other, "the baseline"):
+        return _failed(made, why)
     if first.unit != second.unit:
         return _failed(made, f"is measured in '{first.unit}' here and in '{second.unit}' in the baseline")
     return _relative(rule, made, names, (candidate, baseline), gate, question)
@@ -130,12 +130,12 @@ def _relative(
     sources = [RAW + name.removeprefix(CONTROLLED) if all(controlled) else name for name in names]
     mine, theirs = (side.items.get(source, {}) for side, source in zip(sides, sources, strict=True))
     if not mine or not theirs:
-        if _alike(*sides) and names[0] == names[1]:
+        if alike(*sides) and names[0] == names[1]:
             return made.model_copy(update={"passed": True, "value": 0.0, "why": "both are the same evaluation"})
         return _judged(rule, made, unpaired(made.candidate, made.baseline, question), ())
     for side, source, items in zip(sides, sources, (mine, theirs), strict=True):
-        if fault := _mismatch(side.results.metrics.get(source), items):
-            return _failed(made, fault)
+        if why := mismatch(side.results.metrics.get(source), items):
+            return _failed(made, why)
     common = mine.keys() & theirs.keys()
     made = made.model_copy(update={"shared": len(common)})
     if len(common) < gate.common * max(len(mine), len(theirs)) or not common:
@@ -144,13 +144,13 @@ def _relative(
             f"the evaluations share {len(common)} of {max(len(mine), len(theirs))} items, under {gate.common:.0%}; "
             "evaluate both on the same",
         )
-    if _same(mine, theirs, common, all(controlled)):
-        return made.model_copy(update={"passed": True, "value": 0.0, "why": SAME})
     left = len(mine.keys() | theirs.keys()) - len(common)
     notes: tuple[str, ...] = (f"{left} items that only one evaluation has are left out",) if left else ()
+    if same(mine, theirs, common, all(controlled)):
+        return made.model_copy(update={"passed": True, "value": 0.0, "why": SAME, "notes": made.notes + notes})
     evidence = (length_controlled if all(controlled) else paired)(mine, theirs, question)
-    if all(controlled) and not left:
-        notes += _refit_note(made, evidence)
+    if all(controlled):
+        notes += _length_notes(made, evidence, mine, theirs)
     return _judged(rule, made, evidence, notes)
 
 
@@ -167,13 +167,13 @@ def _judged(rule: Rule, made: Check, found: Evidence, notes: tuple[str, ...]) ->
     return made.model_copy(update=told | {"limit": found.bound, "p": found.p, "why": found.method})
 
 
-def _absolute(rule: Rule, made: Check, fault: str) -> Check:
+def _absolute(rule: Rule, made: Check, unusable: str) -> Check:
     """A bound on the candidate's own figure, as it stands in results.json."""
     if made.candidate is None:
         why = f"the candidate does not have {made.metric}"
         return _failed(made, why, None if rule.optional else False)
-    if fault:
-        return _failed(made, fault)
+    if unusable:
+        return _failed(made, unusable)
     figure, bound = made.candidate, made.bound
     ends = [getattr(figure, rule.end)]
     if rule.kind == "within" and rule.end == "high":
@@ -198,8 +198,8 @@ def _corrected(checks: list[Check], gate: Gate) -> list[Check]:
         passed = (check.p if final is None else final) <= gate.alpha
         why = check.why
         if not passed:
-            fault = "not shown to be within the margin"
-            why = f"{fault if check.p > gate.alpha else f'holds alone, but not as one of {len(soft)} tests'}; {why}"
+            alone = "not shown to be within the margin"
+            why = f"{alone if check.p > gate.alpha else f'holds alone, but not as one of {len(soft)} tests'}; {why}"
         decided.append(check.model_copy(update={"adjusted": final, "passed": passed, "why": why}))
     return decided
 
@@ -231,52 +231,17 @@ def _failed(check: Check, why: str, passed: bool | None = False) -> Check:
     return check.model_copy(update={"passed": passed, "why": why})
 
 
-def _fault(side: Side, name: str, who: str, end: str = "value") -> str:
-    """Why a figure that is there cannot be used; '' when it can."""
-    figure = side.results.metrics.get(name)
-    if figure is None:
-        return ""
-    if figure.value is None:
-        return f"undefined in {who} (n = {figure.n})"
-    if not all(math.isfinite(number) for number in (figure.value, figure.low, figure.high) if number is not None):
-        return f"is not a number in {who}; the folder is damaged, evaluate again"
-    if end != "value" and getattr(figure, end) is None:
-        return f"has no interval in {who}; only by = 'value' can be held to a bound"
-    for key, share in side.results.metrics.items():
-        contest, asked = key.removeprefix(MISSING), name.partition(".")[2]
-        meant = key.startswith(MISSING) and (asked == contest or asked.startswith(f"{contest}."))
-        if meant and _number(share.value, 1.0) > MOST_MISSING:
-            return f"invalid in {who}: {_number(share.value, 1.0):.1%} of verdicts are missing"
-    return ""
-
-
-def _mismatch(figure: Figure | None, items: Items) -> str:
-    """Items whose mean is not the figure belong to something else, or were changed."""
-    mean = math.fsum(item.value for item in items.values()) / len(items)
-    if figure is None or figure.value is None or abs(mean - figure.value) <= ROUNDED:
-        return ""
-    return f"results.json says {figure.value:g} and the items give {mean:.4f}; evaluate again"
-
-
-def _same(first: Items, second: Items, common: Iterable[str], lengths: bool) -> bool:
-    """Whether nothing that the comparison reads differs on the items both have."""
-    return all(
-        first[item].value == second[item].value and (not lengths or first[item].known == second[item].known)
-        for item in common
-    )
-
-
-def _alike(candidate: Side, baseline: Side) -> bool:
-    return candidate.results.metrics == baseline.results.metrics and candidate.items == baseline.items
-
-
-def _refit_note(made: Check, found: Evidence) -> tuple[str, ...]:
-    """Rates that were fitted with the difficulty of speeches differ a little from these fits, which know none."""
+def _length_notes(made: Check, found: Evidence, candidate: Items, baseline: Items) -> tuple[str, ...]:
+    """Where equal length is a guess, and where the fit without difficulties parts from the reported rates."""
+    notes = []
+    for who, items in (("candidate", candidate), ("baseline", baseline)):
+        if (near := near_equal(items)) < LEAST_NEAR:
+            notes.append(f"extrapolated: only {near:.0%} of the {who}'s pairs are of about equal length")
     assert made.candidate is not None and made.baseline is not None
     reported = _number(made.candidate.value, 0.0) - _number(made.baseline.value, 0.0)
-    if abs(reported - found.value) <= REFITTED:
-        return ()
-    return (f"fitted without the difficulty of speeches; the reported rates differ by {100 * reported:+.1f} points",)
+    if made.shared == len(candidate) == len(baseline) and abs(reported - found.value) > REFITTED:
+        notes.append(f"without the difficulty of speeches; the reported rates differ by {100 * reported:+.1f} points")
+    return tuple(notes)
 
 
 def _number(value: float | None, otherwise: float) -> float:

@@ -94,7 +94,7 @@ class Headline(Record):
     """The win rate of `a` over speeches, by the judges that are fit for it. `invalid` says why not to use it, '' if so.
 
     Strict wins, ties and losses are those of s_i, the mean over judges; `missing` counts speeches without any value.
-    `missing_verdicts` is the share of verdicts that should be there and are not, over all judges.
+    `missing_verdicts` is the share of the `verdicts` there should be that are not there, over all judges of the table.
     """
 
     a: str
@@ -105,6 +105,7 @@ class Headline(Record):
     losses: int
     missing: int
     missing_verdicts: float
+    verdicts: int = 0
     judges: tuple[str, ...]
     excluded: dict[str, str]
     invalid: str
@@ -175,6 +176,7 @@ def headline(table: Ballots, found: Sequence[Standing], *, bootstrap: int = 10_0
         losses=int((side < -TINY).sum()),
         missing=lost,
         missing_verdicts=round(missing, 6),
+        verdicts=expected,
         judges=fit,
         excluded={row.judge: row.excluded for row in found if row.excluded},
         invalid=_invalid(fit, missing, lost / len(values)),

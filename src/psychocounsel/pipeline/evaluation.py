@@ -99,7 +99,10 @@ def _contests(
             )
         ]
         write_records(folder / f"verdicts-{a}-{b}.jsonl", verdicts[a, b])
-    values = {pair: speech_values(found) for pair, found in verdicts.items()}
+    values = {
+        pair: speech_values([one for one in found if one.judge not in dependent] or found)
+        for pair, found in verdicts.items()
+    }
     return adjusted(
         [
             contest_table(

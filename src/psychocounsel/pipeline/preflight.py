@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from psychocounsel.errors import UserError
 from psychocounsel.evaluate.baselines import check_baselines
 from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
 from psychocounsel.models import open_models
@@ -50,7 +51,9 @@ def preflight(recipe: Recipe, stages: Collection[str]) -> None:
 
 def independent(recipe: Recipe, judges: Sequence[Judge], labellers: Sequence[str]) -> dict[str, list[str]]:
     """Why grading judges are not independent, by judge; {} is good. Raises UserError unless the recipe allows it."""
-    table = recipe.evaluate
+    table, names = recipe.evaluate, [judge.name for judge in judges]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"evaluate.judges: {twice} is named twice; a judge has one voice, name it once")
     reasons = dependence_reasons(judges, parties(labellers=labellers, base=recipe.base), table.families)
     remedy = "set evaluate.allow_dependent = true (the report is then stamped)"
     check_independence(reasons, table.allow_dependent, "evaluate", remedy)
