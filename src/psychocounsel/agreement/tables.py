@@ -58,7 +58,8 @@ def _by_principle(comparison: Mapping[str, Any]) -> Table:
     for name, row in {**comparison["principles"], "mean": comparison["mean"]}.items():
         table.add_row(
             name, str(row.get("n", "")), _short(row["exact"]), _short(row["within_one"]),
-            long_text(row["kappa_quadratic"]), long_text(row["alpha"]), _short(row["ac1"]), _short(row["ac2"]), _short(row[icc]),
+            long_text(row["kappa_quadratic"]), long_text(row["alpha"]),
+            _short(row["ac1"]), _short(row["ac2"]), _short(row[icc]),
         )  # fmt: skip
     row = comparison["overall"]
     table.add_row(

@@ -13,7 +13,7 @@ from psychocounsel.evaluate.answers import Answer, Question
 
 SCALES = ("nominal", "ordinal", "interval")
 CHOICE = ("first", "tie", "second")
-NOTHING = {"", "na", "n/a", "nan", "none", "null"}
+NOTHING = {"", "na", "n/a", "nan", "null"}  # not "none", which is a level of many scales
 MOST_LEVELS = 20  # whole numbers further apart are a measure, not levels
 MOST_NAMES = 50  # different texts; more are no labels but free text
 LARGEST = 1e9

@@ -20,6 +20,7 @@ INK, MUTED, ACCENT, SECOND = "#1f2d3a", "#8a97a3", "#1b7f79", "#c8643c"
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "psychocounsel",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names of raters and models are words, whatever signs they hold
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.edgecolor": MUTED,
