@@ -9,6 +9,8 @@ from sklearn.metrics import cohen_kappa_score
 from test_agreement import NAMES, SHARED, needs_shared, panel, rows_of_shared
 
 from psychocounsel.evaluate.results import ItemValue, read_items, read_results
+from psychocounsel.principles import load_principles
+from psychocounsel.ratings.agreement import Intervals, agreement_table
 from psychocounsel.records import Verdict, write_records
 
 DRAWS = ("--bootstrap", "60")
@@ -86,6 +88,22 @@ def test_ratings_give_principles_their_mean_and_an_overall_score(agree, tmp_path
     each = [results.metrics[f"agree.human_human.kappa_quadratic.{name}"].value for name in NAMES]
     assert results.metrics["agree.human_human.kappa_quadratic.mean"].value == pytest.approx(np.mean(each), abs=1e-5)
     assert "mean" in out and "people, judges" in out and "passes" in out
+
+
+def test_the_quick_table_and_the_evaluation_agree_on_the_same_ratings(agree, tmp_path):
+    ratings, _ = panel(speeches=10, replies=3, judges=("ann", "bea", "cat", "dan"))
+    kept = [one for k, one in enumerate(ratings) if k % 5]  # with gaps
+    place = write(tmp_path / "r.jsonl", [rating.model_dump(mode="json") for rating in kept])
+    quick = agreement_table(kept, load_principles(), intervals=Intervals(bootstrap=0))["all"]
+    _, results, _ = agree(place)
+    for name in NAMES:
+        for key in ("exact", "kappa", "kappa_quadratic", "alpha", "ac1", "ac2", "icc_one_way"):
+            found = results.metrics[f"agree.judge_judge.{key}.{name}"]
+            assert found.value == pytest.approx(quick["principles"][name][key]["value"], abs=1e-6), (key, name)
+            assert found.n == quick["principles"][name]["n"]
+    for key in ("kappa_quadratic", "alpha_interval", "icc_one_way"):
+        found = results.metrics[f"agree.judge_judge.{key}"]
+        assert found.value == pytest.approx(quick["overall"][key]["value"], abs=1e-6)
 
 
 def test_items_carry_what_the_gate_compares(agree, tmp_path):

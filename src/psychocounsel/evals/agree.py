@@ -70,7 +70,11 @@ def evaluate_agree(asked: Asked, folder: Path) -> Path:
     roles = _roles(asked, read, answers.raters)
     draws = Draws(asked.bootstrap, asked.seed)
     with evaluation(folder, "eval agree", _settings(asked, read, roles)) as where:
-        found = {**agree(answers, roles, draws), "margins": margins, "left_out": dict(sorted(read.left_out.items()))}
+        found = {
+            **agree(answers, roles, draws),
+            "margins": margins,
+            "left_out": {why: n for why, n in sorted(read.left_out.items()) if n},
+        }
         about = {
             "answers from": ", ".join(path.name for path in read.files) or "counts", "items": len(answers.items),
             "units of intervals": len(answers.units), "raters": len(answers.raters), "left out": found["left_out"],
@@ -99,7 +103,7 @@ def metrics_of(found: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:
-    """The short tables: groups by question, then who passes."""
+    """The short tables: groups by question, then who passes, in the mean and overall where there is a mean."""
     console.print(
         f"{len(found['raters'])} raters, {found['items']} items in {found['units']} units. "
         f"In brackets: 95 % intervals, {found['bootstrap']} draws of units with all their raters.",
@@ -116,7 +120,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
                 cells = [long_text(row[key]) if key in row else "" for key in TOLD[kind]]
                 table.add_row(short_name(name), SHORT[group], str(row["n"]), *cells)
         print_table(console, table)
-    judged = [(name, one["judges"]) for name, one in found["questions"].items()] + [("mean", found["mean_judges"])]
+    judged = [(name, one["judges"]) for name, one in found["questions"].items() if name == OVERALL or not found["mean"]]
+    judged.append(("mean", found["mean_judges"]))
     if any(judges for _, judges in judged):
         table = ratings_table(
             "Judges: with people, and people with each other on the same items", "", "", "n", "statistic",

@@ -143,9 +143,13 @@ def _mean(answers: Answers, faced: Facing, made: dict[str, dict[str, Array]]) ->
     names = _averaged(answers)
     if len(names) < 2 or not made:
         return {}
-    shared = [key for key in statistics(answers.questions[names[0]], faced)]
-    n = len({int(item) for item in faced.rows})
-    return {"n": n, **{key: {**estimate(mean_draws([made[name][key] for name in names])), "n": n} for key in shared}}
+    n = len(np.unique(faced.rows))
+    found: dict[str, Any] = {"n": n}
+    for key in statistics(answers.questions[names[0]], faced):
+        found[key] = {**estimate(mean_draws([made[name][key] for name in names])), "n": n}
+        if found[key]["value"] is None:
+            found[key]["why"] = "not defined on any question"
+    return found
 
 
 def _averaged(answers: Answers) -> list[str]:
@@ -235,5 +239,5 @@ def _verdict(key: str, n: int, judge: dict[str, Any] | None, people: dict[str, A
     passes = None if bar is None or judge["low"] is None else bool(judge["low"] >= bar - MARGIN)
     why = ""
     if passes is None:
-        why = "people are not compared with each other on its items" if bar is None else "too few items for an interval"
+        why = "people are not compared with each other on its items" if bar is None else "too few units for an interval"
     return {"statistic": key, "n": n, "with_humans": judge, "humans": people, "passes": passes, "why": why}
