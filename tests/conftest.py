@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine a
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,11 @@ PLAIN_REPLIES = (
     "Everybody feels like that. Try to sleep more.",
     "Make a list and stop complaining.",
 )
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 TINY = EmbeddedModel(vocabulary=400, hidden=32, layers=2, heads=2, context=256, epochs=1, batch=8)
 
 
@@ -169,3 +175,15 @@ def cli(monkeypatch, capsys):
         return code, caught.out, caught.err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser for the pages. Of a module: while it is open, no event loop of another test can run."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed; apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield opened
+        opened.close()

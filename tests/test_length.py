@@ -274,3 +274,15 @@ def test_style_is_controlled_and_a_style_nobody_uses_is_dropped_with_a_note():
     assert "headers: the same difference in every pair, not controlled" in with_it.notes
     level = length_controlled(s, names(n), np.full(n, 900), np.full(n, 900), style=style, bootstrap=50)
     assert level.style["bullets"] == pytest.approx(0.7, abs=0.1)
+
+
+def test_styles_that_always_go_together_are_controlled_once():
+    random = np.random.default_rng(8)
+    bullets, d = random.integers(0, 3, 200).astype(float), random.normal(0, 1, 200)
+    s = random.binomial(8, expit(0.2 + 0.5 * bullets)) / 8
+    style = np.column_stack([bullets, 2 * bullets, np.zeros(200)])
+    found = length_controlled(
+        s, names(200), 900 + 200 * np.maximum(d, -4), np.full(200, 900), style=style, bootstrap=50
+    )
+    assert list(found.style) == ["bullets"] and found.slope.low is not None
+    assert "bold: goes with length or another style in every pair, not controlled apart from it" in found.notes

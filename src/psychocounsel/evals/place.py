@@ -40,6 +40,7 @@ class Evaluation:
     folder: Path
     command: str
     store: CallStore
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def finish(self, name: str, found: Found) -> Path:
         """Write tables, items, results and the page. Returns the page's path."""
@@ -49,7 +50,7 @@ class Evaluation:
             command=self.command,
             dependent=tuple(sorted(set(found.dependent))),
             judges=tuple(found.judges),
-            about=found.about,
+            about={**found.about, "settings": dict(self.settings)},
             versions=library_versions(),
             metrics=dict(sorted(found.metrics.items())),
         )
@@ -83,7 +84,7 @@ def evaluation(
     (folder / RESULTS).unlink(missing_ok=True)  # what is half made again is not finished
     with CallStore(folder / CALLS) as store:
         store.budget = Budget(load_prices(ModelsTable()), budget, store.spent())
-        yield Evaluation(folder, command, store)
+        yield Evaluation(folder, command, store, told["settings"])
 
 
 def write_page(folder: Path) -> Path:

@@ -6,9 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from psychocounsel.evaluate import plots
+from psychocounsel.evaluate.statistics import cluster_mean
+from psychocounsel.evaluate.verdicts import UNIT
+from psychocounsel.evaluate.wording import topic_text
 
 POINTS = 800  # of the scatter at most, evenly thinned: more are a blot, and a megabyte
+PARTS, PER_PART = 8, 20  # of the scatter, by length: means of fewer speeches than this say nothing about a line
+MEANS_FROM = 3 * PER_PART  # speeches: two means would fit any line
+DRAWS = 1_000  # for the interval of such a mean
 SHORT = 26  # characters of a label beside a grid
 
 
@@ -18,6 +26,9 @@ def draw_contests(tables: Mapping[str, Any]) -> dict[str, str]:
     names = {one["id"]: one["name"] for one in tables.get("principles", ())}
     for number, table in enumerate(tables["contests"]):
         drawn |= {f"{kind}-{number}": text for kind, text in draw_contest(table, names).items()}
+    if len(tables["contests"]) > 1:
+        rows = [(f"{table['a']} against {table['b']}", table["headline"]["win_rate"]) for table in tables["contests"]]
+        drawn["overview"] = plots.forest(rows, "Win rates of all contests")
     if tables.get("differences"):
         rows = [(f"{row['a']} minus {row['b']}", row["difference"]) for row in tables["differences"]]
         drawn["differences"] = plots.forest(rows, "Candidates against each other", 0.0, shares=False)
@@ -37,7 +48,7 @@ def draw_contest(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
             drawn["weights"] = plots.forest(weights, f"Implied weights of principles, {pair}", 0.0, shares=False)
     if len(table["topics"]) > 1:
         rows = [
-            (row["cell"], {"value": row["shrunk"], "low": row["low"], "high": row["high"], "n": row["n"]})
+            (topic_text(row["cell"]), {"value": row["shrunk"], "low": row["low"], "high": row["high"], "n": row["n"]})
             for row in table["topics"]
         ]
         drawn["topics"] = plots.forest(rows, f"Win rates by topic of {pair}, shrunk")
@@ -61,8 +72,8 @@ def main_rows(table: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     if table["compliance"]:
         rows.append(("Replies within the asked length", table["compliance"]["win_rate"]))
     for row in table["standings"]:
-        odd = " DEPENDENT" if row["judge"] in table["dependent"] else ""
-        odd += " (left out)" if row["excluded"] else ""
+        odd = ", DEPENDENT" if row["judge"] in table["dependent"] else ""
+        odd += f", left out: {row['excluded']}" if row["excluded"] else ""
         rows.append((f"Judge {row['judge']}{odd}", row["win_rate"]))
     return rows
 
@@ -78,9 +89,23 @@ def _length(table: Mapping[str, Any], pair: str) -> str:
     grid = [low + (high - low) * k / 60 for k in range(61)]
     line = [(x, 1 / (1 + math.exp(-(theta + phi * math.tanh(x))))) for x in grid]
     return plots.scatter_line(
-        points[::step], line, f"Length and win, {pair}", f"how much longer {table['a']} is, standard deviations",
-        f"value for {table['a']}",
+        points[::step], line, f"Length and win, {pair}", "shorter  –  difference in length, SD  –  longer",
+        "lost  –  value  –  won", _means(speeches, spread),
     )  # fmt: skip
+
+
+def _means(speeches: Sequence[Mapping[str, Any]], spread: float) -> list[tuple[float, Mapping[str, Any]]]:
+    """Mean values of speeches in parts of equal size by difference in length, which owe nothing to the fitted line."""
+    if len(speeches) < MEANS_FROM:
+        return []
+    rows = sorted(speeches, key=lambda row: (row["chars_a"] - row["chars_b"], row["speech_id"]))
+    found: list[tuple[float, Mapping[str, Any]]] = []
+    for part in np.array_split(np.arange(len(rows)), min(PARTS, len(rows) // PER_PART)):
+        some = [rows[k] for k in part]
+        place = sum(row["chars_a"] - row["chars_b"] for row in some) / len(some) / spread
+        mean = cluster_mean([row["value"] for row in some], [row["cluster"] for row in some], UNIT, bootstrap=DRAWS)
+        found.append((place, mean.model_dump()))
+    return found
 
 
 def _grid(cells: Sequence[Mapping[str, Any]], names: Mapping[str, str], pair: str) -> str:
@@ -91,11 +116,14 @@ def _grid(cells: Sequence[Mapping[str, Any]], names: Mapping[str, str], pair: st
     for topic in topics:
         row = [found.get((topic, principle)) for principle in principles]
         grid.append([(None, "–") if one is None else (one["value"], f"{one['value']:.2f}\n{one['n']}") for one in row])
-    return plots.heat_map([short(topic) for topic in topics], principles, grid, f"Topics and principles, {pair}")
+    return plots.heat_map(
+        [short(topic_text(topic)) for topic in topics], principles, grid, f"Topics and principles, {pair}"
+    )
 
 
 def _judges(agreement: Mapping[str, Any], pair: str) -> str:
-    names = [short(name) for name in agreement["judges"]]
+    """Judges have a number: names at both sides would leave no room for the cells."""
+    names = agreement["judges"]
     grid: list[list[tuple[float | None, str]]] = []
     for a, row in enumerate(agreement["kappa"]):
         texts = [
@@ -103,7 +131,9 @@ def _judges(agreement: Mapping[str, Any], pair: str) -> str:
             for b, value in enumerate(row)
         ]
         grid.append(list(zip(row, texts, strict=True)))
-    return plots.heat_map(names, names, grid, f"Agreement of judges, {pair}", low=-1.0)
+    rows = [f"{short(name)}  {k}" for k, name in enumerate(names, start=1)]
+    columns = [str(k) for k in range(1, len(names) + 1)]
+    return plots.heat_map(rows, columns, grid, f"Agreement of judges, {pair}", low=-1.0)
 
 
 def short(name: str) -> str:

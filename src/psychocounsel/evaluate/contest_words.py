@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
-from psychocounsel.evaluate.length import LengthControlled
+from psychocounsel.evaluate.length import STYLES, LengthControlled
 from psychocounsel.evaluate.statistics import Figure
 
 ALPHA = 0.05
@@ -26,13 +26,29 @@ def conclusion(table: ContestTable) -> str:
     return f"{table.a} {side} {table.b}{corrected}."
 
 
+def marks(table: ContestTable) -> list[str]:
+    """In a word or two each: why the first sentence may not be believed. Empty is good."""
+    length = table.length
+    found = {
+        "DEPENDENT": dependent_headline(table),
+        "invalid": bool(table.headline.invalid),
+        "judge-dependent": bool(table.dependence and table.dependence.stamp),
+        "hangs on length": bool(length and opposite(table.headline.win_rate, length)),
+        "extrapolated": bool(length and length.extrapolated),
+    }
+    return [mark for mark, holds in found.items() if holds]
+
+
+def dependent_headline(table: ContestTable) -> bool:
+    """Whether the headline is that of judges who are not independent, because nobody else judged."""
+    return bool(table.headline.judges) and set(table.headline.judges) <= set(table.dependent)
+
+
 def cautions(table: ContestTable) -> list[str]:
     """What a reader has to know before believing the first sentence."""
     told = []
     if table.dependent:
-        whose = (
-            "the headline is theirs" if set(table.headline.judges) <= set(table.dependent) else "not in the headline"
-        )
+        whose = "the headline is theirs" if dependent_headline(table) else "not in the headline"
         told.append(f"Not independent: {', '.join(table.dependent)} ({whose}).")
     told += [f"Left out of the headline: {judge} ({why})." for judge, why in table.headline.excluded.items()]
     if table.headline.missing:
@@ -40,10 +56,16 @@ def cautions(table: ContestTable) -> list[str]:
     if table.headline.missing_verdicts:
         told.append(f"{table.headline.missing_verdicts:.1%} of all verdicts are missing.")
     if table.dependence and table.dependence.stamp:
-        told.append(f"Judge-dependent: {table.dependence.stamp}.")
+        told.append(f"{table.dependence.stamp[0].upper()}{table.dependence.stamp[1:]}.")
     told += [f"Length: {note}." for note in (table.length.notes if table.length else ())]
     if table.length and (moved := opposite(table.headline.win_rate, table.length)):
         told.append(moved)
+    noted = (*(table.length.notes if table.length else ()), *STYLES)  # an uncontrolled style is no warning
+    told += [
+        f"Length and style: {note}."
+        for note in (table.style.notes if table.style else ())
+        if note not in noted and note.partition(":")[0] not in noted
+    ]
     return told
 
 

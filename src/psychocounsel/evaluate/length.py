@@ -191,6 +191,9 @@ def _design(
             alike = float(np.abs(column).max()) <= TINY
             notes.append(f"{name}: {'used alike' if alike else 'the same difference'} in every pair, not controlled")
             continue
+        if np.linalg.matrix_rank(np.column_stack([*columns, column])) == len(columns):
+            notes.append(f"{name}: goes with length or another style in every pair, not controlled apart from it")
+            continue
         columns.append(column / scale)
         names.append(name)
     equal = np.zeros((n, len(columns)))

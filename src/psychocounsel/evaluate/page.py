@@ -9,12 +9,20 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate import contest_words
 from psychocounsel.evaluate.agree_plots import draw_agreement
-from psychocounsel.evaluate.contest_plots import draw_contests
+from psychocounsel.evaluate.contest_plots import MEANS_FROM, POINTS, draw_contests
 from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
 from psychocounsel.evaluate.ood_plots import draw_labels
 from psychocounsel.evaluate.pair_plots import draw_pairs
 from psychocounsel.evaluate.results import Results
-from psychocounsel.evaluate.wording import coefficient_text, counts_text, figure_text, number_text, percent
+from psychocounsel.evaluate.wording import (
+    coefficient_text,
+    counts_text,
+    figure_text,
+    listed,
+    number_text,
+    percent,
+    topic_text,
+)
 
 Draw = Callable[[Mapping[str, Any]], Mapping[str, str]]  # plots by name, as SVG text
 DRAW: dict[str, Draw] = {
@@ -40,10 +48,12 @@ def environment() -> Any:
 
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(template_text))
     made.filters |= {"percent": percent, "figure": figure_text, "number": number_text, "counts": counts_text}
-    made.filters["coefficient"] = coefficient_text
+    made.filters |= {"coefficient": coefficient_text, "listed": listed, "topic": topic_text}
+    made.globals |= {"points": POINTS, "means_from": MEANS_FROM}
     made.filters |= {
         "p": contest_words.p_text,
         "conclusion": lambda row: contest_words.conclusion(ContestTable.model_validate(row)),
+        "marks": lambda row: contest_words.marks(ContestTable.model_validate(row)),
         "cautions": lambda row: contest_words.cautions(ContestTable.model_validate(row)),
         "difference": lambda row: contest_words.difference_sentence(PolicyDifference.model_validate(row)),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -16,11 +18,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 WIDTH = 4.8  # inches: about as many points as a phone has pixels, so that letters keep their size there
-INK, MUTED, ACCENT, SECOND = "#1f2d3a", "#8a97a3", "#1b7f79", "#c8643c"
+INK, MUTED, ACCENT, SECOND = "#1f2d3a", "#6f7d89", "#1b7f79", "#c8643c"
+LINE = 48  # characters of a label in one line: longer ones would make the plot wider, and its letters smaller
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "psychocounsel",
     "svg.fonttype": "none",
-    "text.parse_math": False,  # names of raters and models are words, whatever signs they hold
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.edgecolor": MUTED,
@@ -35,10 +38,10 @@ STYLE: dict[str, Any] = {
 
 def _svg(figure: Figure, label: str) -> str:
     """The figure as an SVG element that scales with the page and carries a text alternative."""
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", transparent=True
-    )
+    buffer, nobody = io.StringIO(), {"Date": None, "Creator": None}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")  # letters are drawn by the reader's fonts, not by ours
+        figure.savefig(buffer, format="svg", metadata=nobody, bbox_inches="tight", transparent=True)
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -54,25 +57,32 @@ def forest(
     rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, centre: float = 0.5, *, shares: bool = True
 ) -> str:
     """Estimates with 95 % intervals, one row each, around a line of no difference. Not `shares`: of any size."""
-    rows = [(name, figure) for name, figure in rows if figure["value"] is not None]
+    known = [(name, figure) for name, figure in rows if figure["value"] is not None]
+    shown = [(figure, textwrap.wrap(f"{name} (n={figure['n']})", LINE)) for name, figure in known]
+    heights = [1 + 0.4 * (len(lines) - 1) for _, lines in shown]
+    total = sum(heights) or 1.0
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.5 + 0.5 * max(len(rows), 1)))
-        for place, (name, estimate) in enumerate(reversed(rows)):
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.5 + 0.5 * total))
+        top = total
+        for (estimate, lines), height in zip(shown, heights, strict=True):
+            top -= height
             low = estimate["low"] if estimate["low"] is not None else estimate["value"]
             high = estimate["high"] if estimate["high"] is not None else estimate["value"]
             colour = ACCENT if low > centre else SECOND if high < centre else MUTED
-            axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="round")
-            axes.plot(estimate["value"], place, "o", color=colour, markersize=7)
+            axes.plot([low, high], [top, top], color=colour, linewidth=2.5, solid_capstyle="round")
+            axes.plot(estimate["value"], top, "o", color=colour, markersize=7)
             label_box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line stays behind the words
-            words = f"{name} (n={estimate['n']})"
             start = axes.get_yaxis_transform()  # from the left edge, whatever the scale
-            axes.text(0, place + 0.28, words, fontsize=9, va="bottom", bbox=label_box, transform=start)
+            words = "\n".join(lines)
+            axes.text(0, top + 0.28, words, fontsize=9, va="bottom", linespacing=1.0, bbox=label_box, transform=start)
         axes.axvline(centre, color=INK, linewidth=0.8, linestyle=":", zorder=0)
         axes.set_yticks([])
-        axes.set_ylim(-0.5, max(len(rows), 1) - 0.1)
+        axes.set_ylim(-0.5, total - 0.1)
         if shares:
             axes.set_xlim(0, 1)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        else:
+            axes.locator_params(axis="x", nbins=5)
         axes.spines["left"].set_visible(False)
         return _svg(figure, label)
 
@@ -140,15 +150,8 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label:
         figure, axes = plt.subplots(figsize=(WIDTH, 2.5))
         for name, (x, y) in series.items():
             dev = name.startswith("dev")
-            axes.plot(
-                x,
-                y,
-                color=SECOND if dev else ACCENT,
-                marker="o" if dev else None,
-                markersize=4,
-                linewidth=1.5,
-                label=name,
-            )
+            look: dict[str, Any] = {"color": SECOND, "marker": "o"} if dev else {"color": ACCENT}
+            axes.plot(x, y, markersize=4, linewidth=1.5, label=name, **look)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(axis)
         if len(series) > 1:
@@ -211,15 +214,18 @@ def heat_map(
     high: float = 1.0,
 ) -> str:
     """A grid of values with its text in every cell, so that no number hangs on a colour. `cells` are (value, text)."""
-    with plt.rc_context({**STYLE, "font.size": 8}):
+    with plt.rc_context({**STYLE, "font.size": 9}):
         figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * max(len(rows), 1)))
         shades = LinearSegmentedColormap.from_list("house", [SECOND, "#ffffff", ACCENT])
         values = [[float("nan") if value is None else value for value, _ in row] for row in cells]
         axes.pcolormesh(values, cmap=shades, vmin=low, vmax=high, edgecolors="white", linewidth=1, alpha=0.75)
         for y, row in enumerate(cells):
             for x, (_, text) in enumerate(row):
-                axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=6.5, color=INK)
-        axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=35, ha="left", rotation_mode="anchor")
+                axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color=INK)
+        turn = (
+            {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if max(map(len, columns), default=0) > 2 else {}
+        )
+        axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, **turn)
         axes.set_yticks([y + 0.5 for y in range(len(rows))], rows)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
@@ -230,14 +236,23 @@ def heat_map(
 
 
 def scatter_line(
-    points: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]], label: str, x: str, y: str
+    points: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float]],
+    label: str,
+    x: str,
+    y: str,
+    means: Sequence[tuple[float, Mapping[str, Any]]] = (),
 ) -> str:
-    """Points, faint, and a fitted line through them."""
+    """Points, faint, and a fitted line; `means` of parts, with 95 % intervals, to hold the line against."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(WIDTH, 3.0))
-        axes.plot(*zip(*points, strict=True), "o", color=MUTED, alpha=0.45, markersize=3.5, markeredgewidth=0)
+        axes.plot(*zip(*points, strict=True), "o", color=MUTED, alpha=0.35, markersize=3.5, markeredgewidth=0)
         if line:
             axes.plot(*zip(*line, strict=True), color=ACCENT, linewidth=2.2)
+        for place, mean in means:
+            if mean["low"] is not None:
+                axes.plot([place, place], [mean["low"], mean["high"]], color=INK, linewidth=1.2)
+            axes.plot(place, mean["value"], "s", color=INK, markersize=4.5)
         axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
         axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlabel(x)

@@ -42,3 +42,19 @@ def coefficient_text(figure: Mapping[str, Any] | None) -> str:
 def counts_text(counts: Mapping[str, int] | None) -> str:
     """What was left out, with the reason; reasons without a case are not named."""
     return ", ".join(f"{number} {reason}" for reason, number in (counts or {}).items() if number) or "nothing"
+
+
+def listed(value: Any) -> str:
+    """What was set or used, as one line: lists and tables with semicolons, empty ones as 'none'."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {listed(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return "; ".join(listed(one) for one in value) or "none"
+    if isinstance(value, bool) or value is None or value == "":
+        return "yes" if value else "no" if value is False else "none"
+    return str(value)
+
+
+def topic_text(topic: str) -> str:
+    """'risk_trauma' -> 'risk trauma'."""
+    return topic.replace("_", " ")
