@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from psychocounsel.agreement.tables import show_document
+from psychocounsel.agreement.tables import WIDTH, show_document
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.principles import Principle, load_principles
 from psychocounsel.ratings.agreement import HUMAN, Intervals, agreement_table
@@ -19,7 +19,6 @@ from psychocounsel.recipe import PrinciplesTable
 from psychocounsel.records import Rating, read_rows, write_text
 from psychocounsel.run import RunFolder
 
-WIDTH = 100  # at least: a narrow terminal wraps lines, but a table made narrower would cut numbers
 SHAPES = "response_id, judge (or rater) and scores, or question_id, model, rater and scores"
 
 
@@ -31,7 +30,7 @@ class Place:
     ratings: list[Rating] = field(default_factory=list)
     speech_of: dict[str, str] | None = None
     cluster_of: dict[str, str] = field(default_factory=dict)
-    repeated: int = 0
+    again: list[Rating] = field(default_factory=list)  # of replies that the same judge had rated before
 
 
 def show_agreement(path: Path, human: Path | None, target: Path | None, intervals: Intervals) -> None:
@@ -50,8 +49,10 @@ def show_agreement(path: Path, human: Path | None, target: Path | None, interval
             f"{path}: no reply is rated by two judges (judges: {len(document['judges'])}, replies: "
             f"{document['replies']}); add a judge to [ratings] judges, or people with --human FILE"
         )
-    if place.repeated:
-        print(f"{place.repeated} ratings of a reply by a judge who had rated it before are left out; the first counts")
+    if place.again:
+        print(
+            f"{len(place.again)} ratings of a reply by a judge who had rated it before are left out; the first counts"
+        )
     show_document(document, Console(width=max(WIDTH, Console().width)))
     if target is not None:
         write_text(target, json.dumps(document, indent=1, ensure_ascii=False))
@@ -122,7 +123,7 @@ def _read(place: Place, path: Path, *, human: bool) -> None:
             place.speech_of = place.speech_of or {}
             place.speech_of[rating.response_id] = speech
         if (rating.response_id, rating.judge) in seen:
-            place.repeated += 1
+            place.again.append(rating)
         else:
             seen.add((rating.response_id, rating.judge))
             place.ratings.append(rating)

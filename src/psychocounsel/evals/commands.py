@@ -177,35 +177,57 @@ def ood(
 
 
 # eval agree
+AnswersPlace = Annotated[
+    Path | None,
+    typer.Argument(help="A run, a folder or file of verdicts, ratings, rankings, or a table with item, rater, value."),
+]
+HumanFile = Annotated[Path | None, typer.Option("--human", help="Answers of people, in the same shape.")]
+LabelsFile = Annotated[Path | None, typer.Option("--labels", help="Labels, in the same shape.")]
+People = Annotated[
+    list[str] | None, typer.Option("--person", help="A rater who is a person; names in human: are. Repeatable.")
+]
+LabelRaters = Annotated[list[str] | None, typer.Option("--label", help="A rater that is a label. Repeatable.")]
+Counts = Annotated[
+    str,
+    typer.Option("--counts", help="A published table: agree with the label both, only first, only second, neither."),
+]
+Margins = Annotated[
+    str, typer.Option("--margins", help="Published margins: items, first right, second right [, alike].")
+]
+By = Annotated[str, typer.Option("--by", help="principle: each question; overall: the overall one alone.")]
+Scale = Annotated[str, typer.Option("--scale", help="nominal, ordinal or interval; '' tells by the values.")]
+Levels = Annotated[str, typer.Option("--levels", help="Names of ordered levels, lowest first, with commas between.")]
+Drawn = Annotated[
+    str, typer.Option("--unit", help="What intervals draw: speech (its near-duplicates with it), or item.")
+]
 
 
 @app.command()
 def agree(
-    place: Annotated[
-        Path | None,
-        typer.Argument(help="A run, a folder or file of verdicts, ratings, or a table with item, rater, value."),
-    ] = None,
-    human: Annotated[Path | None, typer.Option("--human", help="Ratings by people (.jsonl), beside ratings.")] = None,
-    counts: Annotated[
-        str, typer.Option("--counts", help="A published table: both, only first, only second, neither agree.")
-    ] = "",
-    people: Annotated[
-        list[str] | None, typer.Option("--person", help="A rater who is a person. Names in human: are. Repeatable.")
-    ] = None,
-    labels: Annotated[list[str] | None, typer.Option("--label", help="A rater that is the label. Repeatable.")] = None,
+    place: AnswersPlace = None,
+    human: HumanFile = None,
+    labels: LabelsFile = None,
+    people: People = None,
+    label_raters: LabelRaters = None,
+    counts: Counts = "",
+    margins: Margins = "",
+    by: By = "principle",
+    scale: Scale = "",
+    levels: Levels = "",
+    unit: Drawn = "speech",
     folder: Annotated[Path, typer.Option("--to", help="Folder of the evaluation.")] = Path("eval-agree"),
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, help="Draws behind each interval.")] = 5_000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of draws.")] = 0,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, max=1_000_000, help="Draws for an interval.")] = 5_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
     name: Annotated[str, typer.Option("--name", help="Title of the page.")] = "",
 ) -> None:
-    """How far raters agree: people, judges, labels; on ratings, choices or verdicts."""
-    from psychocounsel.evals.agree import evaluate_agree
+    """How far raters agree: people, judges, labels; on ratings, choices, verdicts or rankings."""
+    from psychocounsel.evals.agree import Asked, evaluate_agree
 
-    page = evaluate_agree(
-        place, folder, human=human, counts=counts, people=people or [], labels=labels or [], bootstrap=bootstrap,
-        seed=seed, name=name,
+    asked = Asked(
+        place, human, labels, people or (), label_raters or (), counts, margins, by, scale, levels, unit, bootstrap,
+        seed, name,
     )  # fmt: skip
-    print(f"Report: {page}")
+    print(f"Report: {evaluate_agree(asked, folder)}")
 
 
 @app.command()

@@ -137,5 +137,6 @@ def _judges(agreement: Mapping[str, Any], pair: str) -> str:
 
 
 def short(name: str) -> str:
-    """A name that fits beside a grid: its end tells more than its beginning."""
-    return name if len(name) <= SHORT else f"…{name[-SHORT + 1 :]}"
+    """A name that fits beside a grid: its end tells more than its beginning. What cannot be printed is a '?'."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return shown if len(shown) <= SHORT else f"…{shown[-SHORT + 1 :]}"

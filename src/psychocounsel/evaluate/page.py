@@ -15,8 +15,8 @@ from psychocounsel.evaluate.ood_plots import draw_labels
 from psychocounsel.evaluate.pair_plots import draw_pairs
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.wording import (
+    coefficient_text,
     counts_text,
-    defined_text,
     figure_text,
     listed,
     number_text,
@@ -48,7 +48,7 @@ def environment() -> Any:
 
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(template_text))
     made.filters |= {"percent": percent, "figure": figure_text, "number": number_text, "counts": counts_text}
-    made.filters |= {"defined": defined_text, "listed": listed, "topic": topic_text}
+    made.filters |= {"coefficient": coefficient_text, "listed": listed, "topic": topic_text}
     made.globals |= {"points": POINTS, "means_from": MEANS_FROM}
     made.filters |= {
         "p": contest_words.p_text,

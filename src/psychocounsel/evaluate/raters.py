@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import TINY, Array, clusters_of, numbers
+from psychocounsel.ratings.reliability import resample
 from psychocounsel.records import Record
 
 COST_BENEFIT = 0.2  # for experts; .15 for trained raters, .1 for crowd workers (section 3.3 of the paper)
@@ -81,14 +82,25 @@ def fleiss_kappa(counts: ArrayLike) -> float | None:
     None where all ratings are of one level: nothing varies, and chance explains all. Raises UserError for unequal
     numbers of ratings (Krippendorff's alpha takes those) and for items rated once.
     """
+    value = float(fleiss_draws(counts)[0])
+    return value if np.isfinite(value) else None
+
+
+def fleiss_draws(
+    counts: ArrayLike, units: NDArray[np.int64] | None = None, *, bootstrap: int = 0, seed: int = 0
+) -> Array:
+    """`fleiss_kappa` and its value in each of `bootstrap` draws of `units` (items, unless told); NaN for None."""
     table = numbers(counts, "counts of ratings")
     raters = table.sum(axis=1) if table.ndim == 2 and len(table) else np.zeros(0)
     if not raters.size or float(np.ptp(raters)) > TINY or raters[0] < 2 or table.min() < 0:
         raise UserError("agreement: Fleiss' kappa needs items with equally many ratings, two or more; use alpha")
     k = float(raters[0])
-    observed = float((((table**2).sum(axis=1) - k) / (k * (k - 1))).mean())
-    chance = float(((table.sum(axis=0) / table.sum()) ** 2).sum())
-    return None if 1 - chance <= TINY else (observed - chance) / (1 - chance)
+    sums = np.column_stack([np.ones(len(table)), ((table**2).sum(axis=1) - k) / (k * (k - 1)), table / k])
+    draws = resample(sums, np.arange(len(table)) if units is None else units, bootstrap, seed)
+    means = draws[:, 1:] / draws[:, :1]
+    chance = (means[:, 1:] ** 2).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(1 - chance > TINY, (means[:, 0] - chance) / (1 - chance), np.nan))
 
 
 def alternative_test(

@@ -29,11 +29,13 @@ def number_text(figure: Mapping[str, Any] | None) -> str:
     return f"{figure['value']:.3g}{interval}"
 
 
-def defined_text(figure: Mapping[str, Any]) -> str:
-    """A coefficient of agreement; without variation there is none, and that is not perfect agreement."""
+def coefficient_text(figure: Mapping[str, Any] | None) -> str:
+    """A coefficient of agreement with its interval. Without variation there is none, which is not perfect agreement."""
+    if figure is None:
+        return ""
     if figure["value"] is None:
-        return "undefined: no variation"
-    interval = "" if figure.get("low") is None else f" [{figure['low']:.2f}, {figure['high']:.2f}]"
+        return f"undefined: {figure.get('why') or 'no variation'}"
+    interval = "" if figure["low"] is None else f" [{figure['low']:.2f}, {figure['high']:.2f}]"
     return f"{figure['value']:.3f}{interval}"
 
 

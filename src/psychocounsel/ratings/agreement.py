@@ -112,7 +112,7 @@ def _compare(scores: Scores, table: Table, intervals: Intervals) -> tuple[dict[s
         found = {name: estimate(made[k][name], share_of if name in SHARES else None) for name in names}
         return {"n": _rated_twice(table, k), **found}
 
-    means = {name: _mean([row[name] for row in made[:-1]]) for name in names}
+    means = {name: mean_draws([row[name] for row in made[:-1]]) for name in names}
     order, means["alike"] = _order(scores, table, intervals)
     return {
         "n": len(np.unique(table.reply)),
@@ -134,7 +134,7 @@ def _rated_twice(table: Table, k: int) -> int:
     return len(np.unique(table.reply[np.isfinite(table.scores[:, :, k]).sum(axis=1) > 1]))
 
 
-def _mean(draws: Sequence[Array]) -> Array:
+def mean_draws(draws: Sequence[Array]) -> Array:
     """Mean over the principles on which a coefficient is defined; a resample that loses one of them is undefined."""
     defined = [row for row in draws if np.isfinite(row[0])]
     return np.asarray(np.mean(defined, axis=0)) if defined else np.array([np.nan])
