@@ -3,8 +3,8 @@
 import numpy as np
 from scripted_verdicts import Judged, biased, contradicts_itself, fair, refuses_a_third
 
-from psychocounsel.evaluate.contest_results import adjusted, policy_differences
-from psychocounsel.evaluate.contests import Compliance, contest_table
+from psychocounsel.evaluate.contest.family import adjusted, policy_differences
+from psychocounsel.evaluate.contest.tables import Compliance, contest_table
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.statistics import Figure
 from psychocounsel.principles import load_principles, load_topics

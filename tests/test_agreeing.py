@@ -11,12 +11,12 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import fleiss_kappa as their_fleiss
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.agreeing import agree, pair_rows
-from psychocounsel.evaluate.answers import OVERALL, Answer, Question, Roles, arrays
-from psychocounsel.evaluate.facing import Draws
-from psychocounsel.evaluate.published import counted, possible
-from psychocounsel.evaluate.ranked import order_between
-from psychocounsel.evaluate.raters import fleiss_draws, fleiss_kappa
+from psychocounsel.evaluate.raters.agreeing import agree, pair_rows
+from psychocounsel.evaluate.raters.answers import OVERALL, Answer, Question, Roles, arrays
+from psychocounsel.evaluate.raters.facing import Draws
+from psychocounsel.evaluate.raters.procedures import fleiss_draws, fleiss_kappa
+from psychocounsel.evaluate.raters.published import counted, possible
+from psychocounsel.evaluate.raters.ranked import order_between
 
 QUICK = Draws(bootstrap=100)
 FIVE = Question("ordinal", ("1", "2", "3", "4", "5"))

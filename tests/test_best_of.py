@@ -10,8 +10,8 @@ from conftest import make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psychocounsel.evaluate.arena import hold
 from psychocounsel.evaluate.best_of import best, curve, sizes, verdicts_of_picks
+from psychocounsel.evaluate.contest.arena import hold
 from psychocounsel.evaluate.wording import number_text
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore

@@ -8,7 +8,13 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.regression.linear_model import OLS
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.calibration import best_of, held_calibration, length_probes, margin_auc, reliability_curve
+from psychocounsel.evaluate.pairs.calibration import (
+    best_of,
+    held_calibration,
+    length_probes,
+    margin_auc,
+    reliability_curve,
+)
 from psychocounsel.reward.calibrate import Sides
 
 QUICK = {"bootstrap": 400, "seed": 0}

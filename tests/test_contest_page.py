@@ -10,9 +10,9 @@ from scripted_verdicts import always_first, always_tie, fair
 
 from psychocounsel.evals.place import Found, evaluation, write_page
 from psychocounsel.evaluate import plots
-from psychocounsel.evaluate.contest_plots import POINTS, draw_contest
-from psychocounsel.evaluate.contest_words import cautions, conclusion, marks, opposite
-from psychocounsel.evaluate.contests import ContestTable
+from psychocounsel.evaluate.contest.plots import POINTS, draw_contest
+from psychocounsel.evaluate.contest.tables import ContestTable
+from psychocounsel.evaluate.contest.words import cautions, conclusion, marks, opposite
 from psychocounsel.evaluate.page import page, template_text
 from psychocounsel.evaluate.results import read_results
 from psychocounsel.evaluate.wording import figure_text, listed, percent

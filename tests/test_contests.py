@@ -20,9 +20,9 @@ from scripted_verdicts import (
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import clusters_of
-from psychocounsel.evaluate.contest_results import adjusted, contest_items, contest_metrics, policy_differences
-from psychocounsel.evaluate.contests import ContestTable, contest_table
-from psychocounsel.evaluate.length import length_controlled
+from psychocounsel.evaluate.contest.family import adjusted, contest_items, contest_metrics, policy_differences
+from psychocounsel.evaluate.contest.length import length_controlled
+from psychocounsel.evaluate.contest.tables import ContestTable, contest_table
 from psychocounsel.evaluate.page import page
 from psychocounsel.evaluate.results import Results, read_items, read_results, write_results
 from psychocounsel.evaluate.significance import holm, sign_flip

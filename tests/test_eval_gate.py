@@ -9,12 +9,12 @@ from gate_folders import LC, SHARE, WIN, by_name, figure, gate_file, items, valu
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import clusters_of, weight_blocks
-from psychocounsel.evaluate.comparable import Side
-from psychocounsel.evaluate.gate_file import Rule, read_gate, select, without_parts
-from psychocounsel.evaluate.gate_text import junit, markdown
-from psychocounsel.evaluate.length import length_controlled as controlled
-from psychocounsel.evaluate.noninferiority import Question, joined, length_controlled, paired, unpaired
-from psychocounsel.evaluate.regression import hold
+from psychocounsel.evaluate.contest.length import length_controlled as controlled
+from psychocounsel.evaluate.gate.comparable import Side
+from psychocounsel.evaluate.gate.noninferiority import Question, joined, length_controlled, paired, unpaired
+from psychocounsel.evaluate.gate.regression import hold
+from psychocounsel.evaluate.gate.rules import Rule, read_gate, select, without_parts
+from psychocounsel.evaluate.gate.text import junit, markdown
 from psychocounsel.evaluate.results import read_items, read_results
 from psychocounsel.evaluate.statistics import Figure
 
@@ -416,7 +416,7 @@ def test_the_example_that_comes_along_is_read_and_its_metrics_are_told_in_the_do
 
 
 def test_every_key_of_a_gate_file_stands_in_the_docs_with_its_default(request):
-    from psychocounsel.evaluate.gate_file import Gate
+    from psychocounsel.evaluate.gate.rules import Gate
 
     page = (request.config.rootpath / "docs" / "eval-gate.md").read_text(encoding="utf-8")
     rows = dict(line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| `"))

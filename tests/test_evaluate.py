@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.arena import Contest, hold, speech_values, win_rate
-from psychocounsel.evaluate.contests import contest_table
-from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
+from psychocounsel.evaluate.contest.arena import Contest, hold, speech_values, win_rate
+from psychocounsel.evaluate.contest.independence import check_independence, dependence_reasons, parties
+from psychocounsel.evaluate.contest.tables import contest_table
+from psychocounsel.evaluate.contest.verdicts import ballots, standings
 from psychocounsel.evaluate.policies import Policy, held_out, policy_replies
-from psychocounsel.evaluate.verdicts import ballots, standings
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles

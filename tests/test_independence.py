@@ -7,7 +7,7 @@ import pytest
 from tiny_run import write_recipe
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
+from psychocounsel.evaluate.contest.independence import check_independence, dependence_reasons, parties
 from psychocounsel.models.families import families_of, family_of
 from psychocounsel.pipeline.preflight import independent
 from psychocounsel.recipe import load_recipe

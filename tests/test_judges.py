@@ -8,9 +8,9 @@ from statsmodels.regression.linear_model import OLS
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import Clusters, clusters_of
-from psychocounsel.evaluate.judges import dependence, judge_agreement, leanings, slope
+from psychocounsel.evaluate.contest.judges import dependence, judge_agreement, leanings, slope
+from psychocounsel.evaluate.contest.verdicts import ballots
 from psychocounsel.evaluate.significance import holm
-from psychocounsel.evaluate.verdicts import ballots
 
 
 def table_of(judged, **judges):

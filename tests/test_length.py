@@ -11,10 +11,10 @@ from statsmodels.genmod.generalized_linear_model import GLM
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import weight_blocks
-from psychocounsel.evaluate.length import difficulties, length_controlled
+from psychocounsel.evaluate.contest.length import difficulties, length_controlled
+from psychocounsel.evaluate.contest.style import style_density
+from psychocounsel.evaluate.contest.verdicts import ballots
 from psychocounsel.evaluate.logit import FARTHEST, fit_logit
-from psychocounsel.evaluate.style import style_density
-from psychocounsel.evaluate.verdicts import ballots
 
 TRUTH = 0.568
 

@@ -6,6 +6,7 @@ from scripted_verdicts import Judged, fair
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import Clusters, mean_interval
+from psychocounsel.evaluate.contest.verdicts import ballots
 from psychocounsel.evaluate.power import (
     calls,
     design_effect,
@@ -17,7 +18,6 @@ from psychocounsel.evaluate.power import (
     speeches_to_detect,
 )
 from psychocounsel.evaluate.significance import paired_difference
-from psychocounsel.evaluate.verdicts import ballots
 
 
 @pytest.mark.parametrize(("speeches", "points"), [(200, 4.2), (500, 2.6), (1000, 1.9), (2324, 1.2)])

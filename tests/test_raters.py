@@ -7,7 +7,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import fleiss_kappa as their_fleiss
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.raters import alternative_test, fleiss_kappa, joint_counts, mcnemar_exact
+from psychocounsel.evaluate.raters.procedures import alternative_test, fleiss_kappa, joint_counts, mcnemar_exact
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,8 +9,8 @@ from tiny_run import read_json
 
 from psychocounsel.evals.scorers import short_names
 from psychocounsel.evaluate.human.scoring import each
-from psychocounsel.evaluate.labelled import LabelledPair, LabelledPairs, hard_sets, led_by, unique
-from psychocounsel.evaluate.pair_figures import asked_of, pair_figures, score_replies
+from psychocounsel.evaluate.pairs.figures import asked_of, pair_figures, score_replies
+from psychocounsel.evaluate.pairs.labelled import LabelledPair, LabelledPairs, hard_sets, led_by, unique
 from psychocounsel.records import Turn
 
 ROWS = [

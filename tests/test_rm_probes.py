@@ -3,11 +3,11 @@
 import pytest
 from conftest import CLIENT_LINES, GOOD_REPLIES
 
-from psychocounsel.evaluate import changes
 from psychocounsel.evaluate.human.scoring import each
-from psychocounsel.evaluate.invariance import PROBES, measure_probes, plan_probes
-from psychocounsel.evaluate.labelled import LabelledPair
-from psychocounsel.evaluate.pair_figures import score_replies
+from psychocounsel.evaluate.pairs import changes
+from psychocounsel.evaluate.pairs.figures import score_replies
+from psychocounsel.evaluate.pairs.invariance import PROBES, measure_probes, plan_probes
+from psychocounsel.evaluate.pairs.labelled import LabelledPair
 from psychocounsel.records import Turn
 
 CLIENTS = [*CLIENT_LINES, "I am 24 and my husband says that I worry about him too much.",

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import betabinom, permutation_test, ttest_1samp
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.cells import fit_prior, shrunk_cells
 from psychocounsel.evaluate.clusters import clusters_of
+from psychocounsel.evaluate.contest.cells import fit_prior, shrunk_cells
 from psychocounsel.evaluate.significance import holm, paired_difference, sign_flip
 
 

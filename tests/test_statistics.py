@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
-from psychocounsel.evaluate.accuracy import length_scores, pair_accuracy
+from psychocounsel.evaluate.pairs.accuracy import length_scores, pair_accuracy
 from psychocounsel.evaluate.statistics import Figure, cluster_mean, count
 from psychocounsel.records import Pair, Response
 

@@ -8,8 +8,8 @@ from conftest import CLIENT_LINES, make_speech
 from scripted_verdicts import Judged, always_first, always_tie, biased, contradicts_itself, fair, refuses_a_third
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.arena import Contest, hold, speech_values
-from psychocounsel.evaluate.verdicts import ballots, headline, standings
+from psychocounsel.evaluate.contest.arena import Contest, hold, speech_values
+from psychocounsel.evaluate.contest.verdicts import ballots, headline, standings
 from psychocounsel.models.scripted import Scripted
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles

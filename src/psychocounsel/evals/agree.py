@@ -15,10 +15,10 @@ from psychocounsel.evals.place import Found, evaluation
 from psychocounsel.evals.raters import Read, read_answers
 from psychocounsel.evals.scorers import plain_name
 from psychocounsel.evals.values import settle
-from psychocounsel.evaluate.agreeing import agree, pair_rows
-from psychocounsel.evaluate.answers import OVERALL, Answers, Roles, arrays
-from psychocounsel.evaluate.facing import Draws
-from psychocounsel.evaluate.published import LABELS, counted, possible
+from psychocounsel.evaluate.raters.agreeing import agree, pair_rows
+from psychocounsel.evaluate.raters.answers import OVERALL, Answers, Roles, arrays
+from psychocounsel.evaluate.raters.facing import Draws
+from psychocounsel.evaluate.raters.published import LABELS, counted, possible
 from psychocounsel.evaluate.results import ItemValue
 from psychocounsel.evaluate.statistics import Figure
 from psychocounsel.ratings.agreement import HUMAN

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.replies import Replies, Reply
+from psychocounsel.evaluate.contest.replies import Replies, Reply
 from psychocounsel.models import open_models
 from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import ChatModel, Request

@@ -11,10 +11,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.comparable import Side
-from psychocounsel.evaluate.gate_file import printable, read_gate
-from psychocounsel.evaluate.gate_text import HEADS, headline, junit, markdown, rows, sentences
-from psychocounsel.evaluate.regression import Outcome, hold
+from psychocounsel.evaluate.gate.comparable import Side
+from psychocounsel.evaluate.gate.regression import Outcome, hold
+from psychocounsel.evaluate.gate.rules import printable, read_gate
+from psychocounsel.evaluate.gate.text import HEADS, headline, junit, markdown, rows, sentences
 from psychocounsel.evaluate.results import read_items, read_results
 from psychocounsel.records import write_text
 

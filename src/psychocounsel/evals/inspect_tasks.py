@@ -17,7 +17,7 @@ from inspect_ai.solver import TaskState, generate
 
 from psychocounsel.errors import UserError
 from psychocounsel.evals.protocol import Protocol, open_protocol
-from psychocounsel.evaluate.arena import speech_values
+from psychocounsel.evaluate.contest.arena import speech_values
 from psychocounsel.records import Verdict, write_rows
 
 ROLES = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}

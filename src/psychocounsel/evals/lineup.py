@@ -11,7 +11,7 @@ from typing import Any
 from psychocounsel.errors import UserError
 from psychocounsel.evals.candidates import Policy, answerable, check_policies, open_policy
 from psychocounsel.evals.prompts import Prompts, read_prompts
-from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
+from psychocounsel.evaluate.contest.independence import check_independence, dependence_reasons, parties
 from psychocounsel.ratings import open_judges
 from psychocounsel.ratings.judge import Judge
 from psychocounsel.recipe import ModelsTable, Source

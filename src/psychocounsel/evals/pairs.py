@@ -10,7 +10,7 @@ from typing import Any
 
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.evaluate.human.scoring import ROLES
-from psychocounsel.evaluate.labelled import Choice, LabelledPair, LabelledPairs, unique
+from psychocounsel.evaluate.pairs.labelled import Choice, LabelledPair, LabelledPairs, unique
 from psychocounsel.models.recorded import RecordedModel, open_recording, question_key
 from psychocounsel.preference import LICENSES, read_preferences
 from psychocounsel.principles.prompts import dialogue_text

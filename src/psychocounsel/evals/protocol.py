@@ -10,9 +10,9 @@ from psychocounsel.errors import UserError
 from psychocounsel.evals.candidates import answers, open_policy, requests
 from psychocounsel.evals.lineup import declared_families
 from psychocounsel.evals.prompts import read_prompts
-from psychocounsel.evaluate.arena import Contest, hold
-from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
-from psychocounsel.evaluate.verdicts import Headline, ballots, headline, standings
+from psychocounsel.evaluate.contest.arena import Contest, hold
+from psychocounsel.evaluate.contest.independence import check_independence, dependence_reasons, parties
+from psychocounsel.evaluate.contest.verdicts import Headline, ballots, headline, standings
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
 from psychocounsel.principles.prompts import COUNSELLOR, chat_messages

@@ -11,7 +11,7 @@ from typing import Any
 from psychocounsel.agreement import add_people, read_place
 from psychocounsel.errors import UserError
 from psychocounsel.evals.values import Raw, missing
-from psychocounsel.evaluate.answers import OVERALL, Question
+from psychocounsel.evaluate.raters.answers import OVERALL, Question
 from psychocounsel.evaluate.results import ITEMS, read_items
 from psychocounsel.ratings.agreement import HUMAN
 from psychocounsel.records import Rating, Verdict, read_records, read_rows

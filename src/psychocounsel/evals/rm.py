@@ -13,10 +13,10 @@ from psychocounsel.errors import UserError, nearest
 from psychocounsel.evals.pairs import read_pairs
 from psychocounsel.evals.place import Found, evaluation
 from psychocounsel.evals.scorers import Named, open_scorers
-from psychocounsel.evaluate.independence import EMBEDDED, IN_SAMPLE
-from psychocounsel.evaluate.invariance import PROBES, Probe, measure_probes, plan_probes
-from psychocounsel.evaluate.labelled import LabelledPair, LabelledPairs
-from psychocounsel.evaluate.pair_figures import PairFigures, asked_of, credits_of, pair_figures, score_replies
+from psychocounsel.evaluate.contest.independence import EMBEDDED, IN_SAMPLE
+from psychocounsel.evaluate.pairs.figures import PairFigures, asked_of, credits_of, pair_figures, score_replies
+from psychocounsel.evaluate.pairs.invariance import PROBES, Probe, measure_probes, plan_probes
+from psychocounsel.evaluate.pairs.labelled import LabelledPair, LabelledPairs
 from psychocounsel.evaluate.results import ItemValue
 from psychocounsel.evaluate.statistics import Figure, cluster_mean, count
 from psychocounsel.evaluate.wording import figure_text

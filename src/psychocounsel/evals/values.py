@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psychocounsel.errors import UserError, nearest
-from psychocounsel.evaluate.answers import Answer, Question
+from psychocounsel.evaluate.raters.answers import Answer, Question
 
 SCALES = ("nominal", "ordinal", "interval")
 CHOICE = ("first", "tie", "second")

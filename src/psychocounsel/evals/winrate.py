@@ -14,11 +14,9 @@ from psychocounsel.evals.announce import reply_line, verdict_line
 from psychocounsel.evals.candidates import TOKENS_OVER, TOKENS_PER_WORD, Policy, answers, requests
 from psychocounsel.evals.lineup import LineUp, Settings, line_up
 from psychocounsel.evals.place import Evaluation, Found, evaluation
-from psychocounsel.evaluate.arena import hold, speech_values
-from psychocounsel.evaluate.contest_results import adjusted, contest_items, contest_metrics, policy_differences
-from psychocounsel.evaluate.contest_words import cautions, conclusion
-from psychocounsel.evaluate.contests import ContestTable, contest_table
-from psychocounsel.evaluate.replies import (
+from psychocounsel.evaluate.contest.arena import hold, speech_values
+from psychocounsel.evaluate.contest.family import adjusted, contest_items, contest_metrics, policy_differences
+from psychocounsel.evaluate.contest.replies import (
     COMPLIANT,
     Replies,
     Reply,
@@ -29,6 +27,8 @@ from psychocounsel.evaluate.replies import (
     reply_counts,
     word_limits,
 )
+from psychocounsel.evaluate.contest.tables import ContestTable, contest_table
+from psychocounsel.evaluate.contest.words import cautions, conclusion
 from psychocounsel.evaluate.wording import figure_text
 from psychocounsel.principles import load_principles
 from psychocounsel.ratings import described

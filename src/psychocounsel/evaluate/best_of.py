@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psychocounsel.evaluate.arena import Contest, speech_values
+from psychocounsel.evaluate.contest.arena import Contest, speech_values
 from psychocounsel.evaluate.statistics import Figure
 from psychocounsel.ratings.reliability import FEWEST_UNITS, resample
 from psychocounsel.records import Speech, Verdict

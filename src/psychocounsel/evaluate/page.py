@@ -7,12 +7,12 @@ from importlib.resources import files
 from typing import Any
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate import contest_words
-from psychocounsel.evaluate.agree_plots import draw_agreement
-from psychocounsel.evaluate.contest_plots import MEANS_FROM, POINTS, draw_contests
-from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
-from psychocounsel.evaluate.ood_plots import draw_labels
-from psychocounsel.evaluate.pair_plots import draw_pairs
+from psychocounsel.evaluate.contest import words as contest_words
+from psychocounsel.evaluate.contest.plots import MEANS_FROM, POINTS, draw_contests
+from psychocounsel.evaluate.contest.tables import ContestTable, PolicyDifference
+from psychocounsel.evaluate.human.plots import draw_labels
+from psychocounsel.evaluate.pairs.plots import draw_pairs
+from psychocounsel.evaluate.raters.plots import draw_agreement
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.wording import (
     coefficient_text,

@@ -9,7 +9,7 @@ from statistics import fmean, variance
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import FEW
-from psychocounsel.evaluate.gate_file import without_parts
+from psychocounsel.evaluate.gate.rules import without_parts
 from psychocounsel.evaluate.results import ItemValue
 from psychocounsel.records import Record
 

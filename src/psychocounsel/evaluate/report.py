@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.evaluate import plots, rounds
-from psychocounsel.evaluate.contest_plots import draw_contests
+from psychocounsel.evaluate.contest.plots import draw_contests
 from psychocounsel.evaluate.page import environment
 from psychocounsel.evaluate.results import Results
 from psychocounsel.principles import Principle, load_topics

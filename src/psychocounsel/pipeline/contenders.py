@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psychocounsel.evaluate.arena import Contest, hold
 from psychocounsel.evaluate.baselines import choose_examples, example_messages, system_messages
+from psychocounsel.evaluate.contest.arena import Contest, hold
 from psychocounsel.evaluate.rounds import read_rounds
 from psychocounsel.pipeline.context import Run
 from psychocounsel.principles.prompts import chat_messages

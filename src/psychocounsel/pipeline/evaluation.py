@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.accuracy import length_scores, pair_accuracy, pair_items
-from psychocounsel.evaluate.arena import Contest, hold, speech_values, win_rate
 from psychocounsel.evaluate.baselines import check_baselines
-from psychocounsel.evaluate.contest_results import adjusted, contest_items, contest_metrics, policy_differences
-from psychocounsel.evaluate.contests import ContestTable, contest_table
+from psychocounsel.evaluate.contest.arena import Contest, hold, speech_values, win_rate
+from psychocounsel.evaluate.contest.family import adjusted, contest_items, contest_metrics, policy_differences
+from psychocounsel.evaluate.contest.tables import ContestTable, contest_table
+from psychocounsel.evaluate.pairs.accuracy import length_scores, pair_accuracy, pair_items
 from psychocounsel.evaluate.results import ItemValue, Results, write_results
 from psychocounsel.evaluate.rounds import read_rounds, round_figures
 from psychocounsel.evaluate.statistics import Figure, count

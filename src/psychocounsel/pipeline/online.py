@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from psychocounsel.evaluate.arena import Contest, hold, win_rate
 from psychocounsel.evaluate.clusters import clusters_of
+from psychocounsel.evaluate.contest.arena import Contest, hold, win_rate
 from psychocounsel.evaluate.rounds import ROUNDS
 from psychocounsel.evaluate.statistics import Figure, mean_figure
 from psychocounsel.pipeline.context import Run

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.baselines import check_baselines
-from psychocounsel.evaluate.independence import check_independence, dependence_reasons, parties
+from psychocounsel.evaluate.contest.independence import check_independence, dependence_reasons, parties
 from psychocounsel.models import open_models
 from psychocounsel.ratings import SCORERS, open_judges
 from psychocounsel.ratings.judge import Judge

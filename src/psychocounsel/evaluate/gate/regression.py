@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from psychocounsel.errors import nearest
-from psychocounsel.evaluate.comparable import Side, alike, fault, mismatch, same
-from psychocounsel.evaluate.gate_file import Gate, Rule, select, without_parts
-from psychocounsel.evaluate.length import LEAST_NEAR
-from psychocounsel.evaluate.noninferiority import (
+from psychocounsel.evaluate.contest.length import LEAST_NEAR
+from psychocounsel.evaluate.gate.comparable import Side, alike, fault, mismatch, same
+from psychocounsel.evaluate.gate.noninferiority import (
     Evidence,
     Items,
     Question,
@@ -15,6 +14,7 @@ from psychocounsel.evaluate.noninferiority import (
     paired,
     unpaired,
 )
+from psychocounsel.evaluate.gate.rules import Gate, Rule, select, without_parts
 from psychocounsel.evaluate.results import Results
 from psychocounsel.evaluate.significance import holm
 from psychocounsel.evaluate.statistics import Figure

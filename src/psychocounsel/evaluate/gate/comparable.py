@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from psychocounsel.evaluate.noninferiority import Items
+from psychocounsel.evaluate.contest.verdicts import MOST_MISSING
+from psychocounsel.evaluate.gate.noninferiority import Items
 from psychocounsel.evaluate.results import ItemValue, Results
 from psychocounsel.evaluate.statistics import Figure
-from psychocounsel.evaluate.verdicts import MOST_MISSING
 
 MISSING = "missing_verdicts."
 ROUNDED = 1e-3  # results are rounded, and so may items be

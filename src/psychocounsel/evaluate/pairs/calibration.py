@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.clusters import TINY, Array, clusters_of, mean_draws, numbers
-from psychocounsel.evaluate.judges import slope
+from psychocounsel.evaluate.contest.judges import slope
 from psychocounsel.evaluate.logit import fit_logit
 from psychocounsel.evaluate.statistics import Figure, cluster_mean, figure
 from psychocounsel.records import Record

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.answers import OVERALL, Answer, Question
-from psychocounsel.evaluate.raters import joint_counts
+from psychocounsel.evaluate.raters.answers import OVERALL, Answer, Question
+from psychocounsel.evaluate.raters.procedures import joint_counts
 from psychocounsel.ratings.reliability import coefficients, estimate
 
 FIRST, SECOND, LABELS = "first", "second", "label"

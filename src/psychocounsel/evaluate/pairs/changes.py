@@ -22,7 +22,7 @@ BOLD_EVERY = 6  # words
 @cache
 def tables() -> Mapping[str, Any]:
     """The words and sentences of probes.toml."""
-    return tomllib.loads(files("psychocounsel.evaluate").joinpath("probes.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(files("psychocounsel.evaluate.pairs").joinpath("probes.toml").read_text(encoding="utf-8"))
 
 
 def padded(text: str) -> str:

@@ -21,9 +21,9 @@ from psychocounsel.evaluate.clusters import (
     mean_interval,
     of_draws,
 )
+from psychocounsel.evaluate.contest.verdicts import Ballots, part_of
 from psychocounsel.evaluate.significance import sign_flip
 from psychocounsel.evaluate.statistics import Figure, figure
-from psychocounsel.evaluate.verdicts import Ballots, part_of
 from psychocounsel.ratings.reliability import coefficients
 from psychocounsel.records import Record
 

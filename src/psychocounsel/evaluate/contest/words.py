@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
-from psychocounsel.evaluate.length import STYLES, LengthControlled
+from psychocounsel.evaluate.contest.length import STYLES, LengthControlled
+from psychocounsel.evaluate.contest.tables import ContestTable, PolicyDifference
 from psychocounsel.evaluate.statistics import Figure
 
 ALPHA = 0.05

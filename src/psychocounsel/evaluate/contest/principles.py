@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from psychocounsel.evaluate.clusters import FEWEST, TINY, Array, Clusters, Interval
+from psychocounsel.evaluate.contest.verdicts import UNIT, Ballots, ballots, part_of
 from psychocounsel.evaluate.logit import exact, fit_logit
 from psychocounsel.evaluate.significance import holm, sign_flip
 from psychocounsel.evaluate.statistics import Figure, figure, mean_figure
-from psychocounsel.evaluate.verdicts import UNIT, Ballots, ballots, part_of
 from psychocounsel.principles import Principle
 from psychocounsel.records import Record, Verdict
 

@@ -8,15 +8,24 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from pydantic import Field
 
-from psychocounsel.evaluate.cells import Cell, shrunk_cells
 from psychocounsel.evaluate.clusters import Array
-from psychocounsel.evaluate.judges import Agreement, Dependence, Leaning, dependence, judge_agreement, leanings
-from psychocounsel.evaluate.length import LengthControlled, difficulties, length_controlled
-from psychocounsel.evaluate.principle_rates import PrincipleRate, principle_rates, principle_values
+from psychocounsel.evaluate.contest.cells import Cell, shrunk_cells
+from psychocounsel.evaluate.contest.judges import Agreement, Dependence, Leaning, dependence, judge_agreement, leanings
+from psychocounsel.evaluate.contest.length import LengthControlled, difficulties, length_controlled
+from psychocounsel.evaluate.contest.principles import PrincipleRate, principle_rates, principle_values
+from psychocounsel.evaluate.contest.style import style_density
+from psychocounsel.evaluate.contest.verdicts import (
+    UNIT,
+    Ballots,
+    Headline,
+    Standing,
+    ballots,
+    headline,
+    part_of,
+    standings,
+)
 from psychocounsel.evaluate.significance import sign_flip
 from psychocounsel.evaluate.statistics import Figure, cluster_mean
-from psychocounsel.evaluate.style import style_density
-from psychocounsel.evaluate.verdicts import UNIT, Ballots, Headline, Standing, ballots, headline, part_of, standings
 from psychocounsel.principles import Principle, load_topics
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.records import Record, Speech, Verdict

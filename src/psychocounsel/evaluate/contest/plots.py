@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from psychocounsel.evaluate import plots
+from psychocounsel.evaluate.contest.verdicts import UNIT
 from psychocounsel.evaluate.statistics import cluster_mean
-from psychocounsel.evaluate.verdicts import UNIT
 from psychocounsel.evaluate.wording import topic_text
 
 POINTS = 800  # of the scatter at most, evenly thinned: more are a blot, and a megabyte

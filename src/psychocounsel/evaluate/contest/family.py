@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from psychocounsel.evaluate.contests import ContestTable, PolicyDifference
+from psychocounsel.evaluate.contest.tables import ContestTable, PolicyDifference
 from psychocounsel.evaluate.results import ItemValue
 from psychocounsel.evaluate.significance import holm, paired_difference
 from psychocounsel.evaluate.statistics import Figure, count

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from psychocounsel.evaluate import plots
-from psychocounsel.evaluate.contest_plots import short
-from psychocounsel.evaluate.facing import HEADLINE
+from psychocounsel.evaluate.contest.plots import short
+from psychocounsel.evaluate.raters.facing import HEADLINE
 
 MOST_RATERS = 16  # of a grid; more do not fit on a page, and the table below holds all pairs
 GROUPS = {

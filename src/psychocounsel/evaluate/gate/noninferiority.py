@@ -30,7 +30,7 @@ from psychocounsel.evaluate.clusters import (
     percentile,
     skewness,
 )
-from psychocounsel.evaluate.length import NEAR, controlled_draws
+from psychocounsel.evaluate.contest.length import NEAR, controlled_draws
 from psychocounsel.evaluate.results import ItemValue
 from psychocounsel.evaluate.statistics import Figure
 from psychocounsel.records import Record

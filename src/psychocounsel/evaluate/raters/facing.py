@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from psychocounsel.evaluate.answers import Answers, Array, Codes, Question
-from psychocounsel.evaluate.ranked import order_between
+from psychocounsel.evaluate.raters.answers import Answers, Array, Codes, Question
+from psychocounsel.evaluate.raters.ranked import order_between
 from psychocounsel.ratings.reliability import coefficients, estimate
 
 NOMINAL = ("exact", "kappa", "alpha_nominal", "ac1")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.answers import HUMAN, JUDGE, LABEL, Answers, Array, Roles, levels_of
 from psychocounsel.evaluate.clusters import clusters_of
-from psychocounsel.evaluate.facing import HEADLINE, Draws, Facing, figures, measure
-from psychocounsel.evaluate.raters import alternative_test, mcnemar_exact
+from psychocounsel.evaluate.raters.answers import HUMAN, JUDGE, LABEL, Answers, Array, Roles, levels_of
+from psychocounsel.evaluate.raters.facing import HEADLINE, Draws, Facing, figures, measure
+from psychocounsel.evaluate.raters.procedures import alternative_test, mcnemar_exact
 from psychocounsel.evaluate.statistics import mean_figure
 
 FEW_LEVELS = 3  # up to so many levels two answers are alike or not; above, they are more or less near

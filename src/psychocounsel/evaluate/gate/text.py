@@ -6,8 +6,8 @@ import html
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from psychocounsel.evaluate.gate_file import printable
-from psychocounsel.evaluate.regression import Check, Outcome
+from psychocounsel.evaluate.gate.regression import Check, Outcome
+from psychocounsel.evaluate.gate.rules import printable
 from psychocounsel.evaluate.statistics import Figure
 
 HEADS = (

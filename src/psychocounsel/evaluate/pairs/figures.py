@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from psychocounsel.evaluate.accuracy import credit
-from psychocounsel.evaluate.calibration import (
+from psychocounsel.evaluate.clusters import Array
+from psychocounsel.evaluate.contest.cells import Cell, shrunk_cells
+from psychocounsel.evaluate.human.scoring import Asked, Scorer
+from psychocounsel.evaluate.pairs.accuracy import credit
+from psychocounsel.evaluate.pairs.calibration import (
     Held,
     LengthProbes,
     best_of,
@@ -16,10 +19,7 @@ from psychocounsel.evaluate.calibration import (
     margin_auc,
     reliability_curve,
 )
-from psychocounsel.evaluate.cells import Cell, shrunk_cells
-from psychocounsel.evaluate.clusters import Array
-from psychocounsel.evaluate.human.scoring import Asked, Scorer
-from psychocounsel.evaluate.labelled import (
+from psychocounsel.evaluate.pairs.labelled import (
     Choice,
     LabelledPair,
     LabelledPairs,

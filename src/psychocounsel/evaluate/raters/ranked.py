@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from psychocounsel.evaluate.answers import Array, Codes
+from psychocounsel.evaluate.raters.answers import Array, Codes
 from psychocounsel.ratings.order import order_agreement, order_sums
 from psychocounsel.ratings.reliability import estimate, resample
 

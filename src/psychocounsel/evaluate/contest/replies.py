@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psychocounsel.evaluate.arena import Contest
-from psychocounsel.evaluate.contests import Compliance
+from psychocounsel.evaluate.contest.arena import Contest
+from psychocounsel.evaluate.contest.tables import Compliance
+from psychocounsel.evaluate.contest.verdicts import UNIT, ballots, part_of
 from psychocounsel.evaluate.statistics import Figure, cluster_mean, mean_figure
-from psychocounsel.evaluate.verdicts import UNIT, ballots, part_of
 from psychocounsel.records import Finish, Record, Speech, Verdict
 
 COMPLIANT = 1.1  # times the words asked for: a reply this long has kept to them

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import pstdev
 from typing import Literal
 
-from psychocounsel.evaluate import changes
 from psychocounsel.evaluate.clusters import TINY
-from psychocounsel.evaluate.labelled import LabelledPair
-from psychocounsel.evaluate.pair_figures import Said, Scores
+from psychocounsel.evaluate.pairs import changes
+from psychocounsel.evaluate.pairs.figures import Said, Scores
+from psychocounsel.evaluate.pairs.labelled import LabelledPair
 from psychocounsel.evaluate.statistics import Figure, cluster_mean
 from psychocounsel.records import Record, Turn, content_id
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.answers import HUMAN, JUDGE, LABEL, OVERALL, Answers, Array, Roles, levels_of
-from psychocounsel.evaluate.each_rater import accuracies, label_tests, replaceable, retest, severity
-from psychocounsel.evaluate.facing import (
+from psychocounsel.evaluate.raters.answers import HUMAN, JUDGE, LABEL, OVERALL, Answers, Array, Roles, levels_of
+from psychocounsel.evaluate.raters.each import accuracies, label_tests, replaceable, retest, severity
+from psychocounsel.evaluate.raters.facing import (
     ALPHA,
     HEADLINE,
     Draws,
@@ -27,7 +27,7 @@ from psychocounsel.evaluate.facing import (
     panel,
     statistics,
 )
-from psychocounsel.evaluate.raters import fleiss_draws
+from psychocounsel.evaluate.raters.procedures import fleiss_draws
 from psychocounsel.ratings.agreement import MARGIN, mean_draws
 from psychocounsel.ratings.reliability import estimate
 

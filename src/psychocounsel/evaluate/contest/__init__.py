@@ -1,0 +1,1 @@
+"""Two policies compared: verdicts, their statistics, words and plots."""

@@ -1,0 +1,1 @@
+"""Labelled pairs: what a scorer makes of them, and what moves it."""

@@ -1,0 +1,1 @@
+"""Raters compared: people, judges and labels."""
