@@ -154,7 +154,7 @@ def test_verdicts_of_a_contest_are_compared_and_their_orders_are_a_retest(agree,
     rows = [*verdicts("fair", first), *verdicts("fair", first, a_first=False)]
     rows += [*verdicts("biased", first), *verdicts("biased", second, a_first=False)]
     rows += [*verdicts("half", first), *verdicts("gone", [None] * 24)]
-    write_records(place / "verdicts-online-base.jsonl", rows)
+    write_records(place / "verdicts.jsonl", rows)
     items = [ItemValue(metric="winrate", item=f"s{k:03}", cluster=f"c{k // 2:03}", value=0.5) for k in range(24)]
     write_records(place / "items.jsonl", items)
     tables, results, out = agree(place)

@@ -305,3 +305,13 @@ def test_the_order_of_answers_does_not_count():
     mixed = [rows[k] for k in np.random.default_rng(0).permutation(len(rows))]
     first, second = (agree(arrays(given, {OVERALL: FIVE}), draws=QUICK) for given in (rows, mixed))
     assert first == second
+
+
+def test_a_mean_over_questions_says_how_many_were_answered_by_two():
+    rows = [Answer(name, f"i{i:03}", f"i{i:03}", rater, float(value))
+            for name in ("warmth", "clarity", "pace") for i, row in enumerate(noisy(30))
+            for rater, value in zip("abc", row, strict=True) if name != "pace" or rater == "a"]  # fmt: skip
+    made = agree(arrays(rows, dict.fromkeys(("warmth", "clarity", "pace"), FIVE)), draws=QUICK)
+    each = [made["questions"][name]["groups"]["judge_judge"]["alpha"]["value"] for name in ("warmth", "clarity")]
+    assert made["questions"]["pace"]["groups"] == {} and made["mean"]["judge_judge"]["questions"] == 2
+    assert made["mean"]["judge_judge"]["alpha"]["value"] == pytest.approx(np.mean(each), abs=1e-6)

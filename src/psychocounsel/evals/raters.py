@@ -78,7 +78,7 @@ def _files(place: Path) -> list[Path]:
     if not place.exists():
         raise UserError(f"{place}: does not exist; name a run folder, an evaluation, or a file of answers")
     if place.is_dir():
-        return sorted(place.glob("verdicts-*.jsonl"))
+        return sorted(place.glob("verdicts*.jsonl"))
     return [place] if _reader(place) else []
 
 

@@ -144,7 +144,8 @@ def _mean(answers: Answers, faced: Facing, made: dict[str, dict[str, Array]]) ->
     if len(names) < 2 or not made:
         return {}
     n = len(np.unique(faced.rows))
-    found: dict[str, Any] = {"n": n}
+    answered = sum(bool(faced.n(name)) for name in names)
+    found: dict[str, Any] = {"n": n, "questions": answered}
     for key in statistics(answers.questions[names[0]], faced):
         found[key] = {**estimate(mean_draws([made[name][key] for name in names])), "n": n}
         if found[key]["value"] is None:
