@@ -184,7 +184,7 @@ def test_a_judge_without_a_verdict_takes_the_speech_out_of_the_rate_only(store):
     replies = [{s.id: f"Reply {number}." for s in speeches} for number in range(2)]
     rewards = {s.id: [0.0, 1.0] for s in speeches}
     silent = speeches[0].text
-    model = Scripted(lambda request: "no" if silent in request.messages[-1]["content"] else '{"overall": "A better"}')
+    model = Scripted(lambda request: "no" if silent in request.messages[1]["content"] else '{"overall": "A better"}')
     judges = [ModelJudge(model)]
     verdicts = verdicts_of_picks(speeches, replies, rewards, 2, "base",
                                  lambda contest, some: hold(contest, some, judges, PRINCIPLES, store))  # fmt: skip

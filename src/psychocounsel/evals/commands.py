@@ -97,7 +97,16 @@ def winrate(
     run(settings, folder, name, budget, allow_dependent)
 
 
-# eval rm
+# eval rm and eval ood
+ScorerModels = Annotated[
+    list[str] | None, typer.Argument(metavar="MODEL...", help="Reward models: folders or hub ids.")
+]
+ScorerJudges = Annotated[list[str] | None, typer.Option("--judge", help="A judge beside them. Repeatable.")]
+MaxLength = Annotated[int, typer.Option("--max-length", min=16, help="Tokens of prompt and reply.")]
+Draws = Annotated[int, typer.Option("--bootstrap", min=2, help="Draws behind each interval.")]
+DrawSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of draws.")]
+JudgeBudget = Annotated[float | None, typer.Option("--budget", min=0, help="US dollars for judges.")]
+PageTitle = Annotated[str, typer.Option("--name", help="Title of the page.")]
 
 
 @app.command()
@@ -105,7 +114,7 @@ def rm(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="MODEL...", help="Reward models: folders, hub ids.")
     ] = None,
-    judges: Annotated[list[str] | None, typer.Option("--judge", help="A judge beside them. Repeatable.")] = None,
+    judges: ScorerJudges = None,
     pairs: Annotated[
         str,
         typer.Option("--pairs", help="A run folder, a preference set, a file of pairs, or rankings:FILE."),
@@ -120,11 +129,11 @@ def rm(
     most: Annotated[int, typer.Option("--probe-replies", min=1, help="Replies that probes change.")] = 200,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many pairs, by hash.")] = None,
     ceiling: Annotated[float | None, typer.Option("--ceiling", help="Raters' own agreement, if known.")] = None,
-    max_length: Annotated[int, typer.Option("--max-length", min=16, help="Tokens of prompt and reply.")] = 2048,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, help="Draws behind each interval.")] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of draws.")] = 0,
-    budget: Annotated[float | None, typer.Option("--budget", min=0, help="US dollars for judges.")] = None,
-    name: Annotated[str, typer.Option("--name", help="Title of the page.")] = "",
+    max_length: MaxLength = 2048,
+    bootstrap: Draws = 10_000,
+    seed: DrawSeed = 0,
+    budget: JudgeBudget = None,
+    name: PageTitle = "",
 ) -> None:
     """Reward models and judges on labelled pairs: accuracy, calibration, length, invariance."""
     from psychocounsel.errors import UserError
@@ -140,15 +149,10 @@ def rm(
     print(f"Report: {page}")
 
 
-# eval ood
-
-
 @app.command()
 def ood(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Reward models: folders or hub ids.")
-    ] = None,
-    judges: Annotated[list[str] | None, typer.Option("--judge", help="A judge beside them. Repeatable.")] = None,
+    models: ScorerModels = None,
+    judges: ScorerJudges = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=PLACE: a set of human labels and where it lies. Repeatable.")
     ] = None,
@@ -160,11 +164,11 @@ def ood(
         float, typer.Option("--near", min=0, max=1, help="Likeness from which an item counts as trained on.")
     ] = 0.4,
     folder: Annotated[Path, typer.Option("--to", help="Folder of the evaluation.")] = Path("eval-ood"),
-    max_length: Annotated[int, typer.Option("--max-length", min=16, help="Tokens of prompt and reply.")] = 2048,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, help="Draws behind each interval.")] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of draws.")] = 0,
-    budget: Annotated[float | None, typer.Option("--budget", min=0, help="US dollars for judges.")] = None,
-    name: Annotated[str, typer.Option("--name", help="Title of the page.")] = "",
+    max_length: MaxLength = 2048,
+    bootstrap: Draws = 10_000,
+    seed: DrawSeed = 0,
+    budget: JudgeBudget = None,
+    name: PageTitle = "",
 ) -> None:
     """Reward models and judges on public human labels, each beside its trivial baselines."""
     from psychocounsel.evals.ood import evaluate_ood
@@ -218,7 +222,7 @@ def agree(
     folder: Annotated[Path, typer.Option("--to", help="Folder of the evaluation.")] = Path("eval-agree"),
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=2, max=1_000_000, help="Draws for an interval.")] = 5_000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
-    name: Annotated[str, typer.Option("--name", help="Title of the page.")] = "",
+    name: PageTitle = "",
 ) -> None:
     """How far raters agree: people, judges, labels; on ratings, choices, verdicts or rankings."""
     from psychocounsel.evals.agree import Asked, evaluate_agree
