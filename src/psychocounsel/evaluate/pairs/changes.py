@@ -14,7 +14,11 @@ from psychocounsel.records import content_id
 
 TYPOS = 0.02  # share of letters
 SHORTEST = 4  # letters of a word that may get a typo
-AGE = re.compile(r"\b(?P<before>I am |I'm |aged? )?(?P<years>[1-8]\d)(?P<after>[- ]year[- ]old| years old)?\b", re.I)
+AGE = re.compile(
+    r"\b(?P<before>(?:I am|I['’]m|he is|he['’]s|she is|she['’]s|aged?|turned) )?(?P<years>[2-7]\d)"
+    r"(?P<after>[- ]years?[- ]old|[- ]?y/?o)?(?![\w%]|[.,:/-]?\d)(?=\s+(?P<next>\w+))?",
+    re.I,
+)  # adults only: a child of 12 made 47 would be another message
 SENTENCE = re.compile(r"(?<=[.!?…])\s+")
 BOLD_EVERY = 6  # words
 
@@ -49,12 +53,9 @@ def marked_up(text: str) -> str:
 def reworded(text: str) -> str | None:
     """Contractions for full forms (or back) and words of one meaning; None when nothing in the reply can be changed."""
     found = tables()
-    pairs = {
-        **found["contractions"],
-        **{short: full for full, short in found["contractions"].items()},
-        **found["synonyms"],
-    }
-    return _replaced(text, pairs)
+    contractions = found["contractions"]
+    anywhere = {**_back(contractions), **contractions, **found["lengthened"], **found["synonyms"]}
+    return _replaced(text, anywhere, found["shortened"])
 
 
 def mistyped(text: str) -> str | None:
@@ -81,43 +82,55 @@ def mistyped(text: str) -> str | None:
 def other_gender(text: str) -> str | None:
     """The same message about, or by, a person of another gender; None where no word tells."""
     table = tables()["persona"]["gender"]
-    both = {**{two: one for one, two in table.items()}, **table}
-    made = _replaced(text, both) or text
-    made = re.sub(r"\b(her|his|him|hers)\b(?P<next>\s+[\w']+)?", _pronoun, made, flags=re.I)
+    made = _replaced(text, {**_back(table), **table}) or text
+    made = re.sub(r"\b(her|his|him|hers)\b(?=\s+(?P<next>\w+))?", _pronoun, made, flags=re.I)
     return made if made != text else None
 
 
 def other_culture(text: str) -> str | None:
     """The same message by a person of another origin or faith; None where no word tells."""
     table = tables()["persona"]["culture"]
-    return _replaced(text, {**{two: one for one, two in table.items()}, **table})
+    return _replaced(text, {**_back(table), **table})
 
 
 def other_age(text: str) -> str | None:
-    """The same message by somebody decades older or younger; None where no age is told."""
+    """The same message by somebody decades older or younger, an adult still; None where no age is told."""
 
     def swap(found: re.Match[str]) -> str:
-        if not found["before"] and not found["after"]:
-            return found[0]
+        bare = not found["after"] and found["next"] and found["next"].lower() not in persona["behind_an_age"]
+        if bare or not (found["before"] or found["after"]):
+            return found[0]  # "I am 20 minutes late"
         years = int(found["years"])
-        return f"{found['before'] or ''}{years + 35 if years < 45 else years - 30}{found['after'] or ''}"
+        return f"{found['before'] or ''}{years + 35 if years < 45 else years - 25}{found['after'] or ''}"
+
+    persona = tables()["persona"]
 
     made = AGE.sub(swap, text)
     return made if made != text else None
 
 
 def _pronoun(found: re.Match[str]) -> str:
-    """his friend -> her friend, of her -> of him; what follows tells which 'her' it is."""
-    word, after = found[1], found["next"] or ""
-    owned = bool(after) and after.strip().lower() not in tables()["persona"]["no_owner"]
-    table = {"his": "her", "him": "her", "hers": "his", "her": "his" if owned else "him"}
-    return _cased(word, table[word.lower()]) + after
+    """his friend -> her friend, of her -> of him; what follows tells which 'her' (or 'his') it is."""
+    owned = bool(found["next"]) and found["next"].lower() not in tables()["persona"]["no_owner"]
+    table = {"his": "her" if owned else "hers", "him": "her", "hers": "his", "her": "his" if owned else "him"}
+    return _cased(found[1], table[found[1].lower()])
 
 
-def _replaced(text: str, pairs: Mapping[str, str]) -> str | None:
-    known = {key.lower(): value for key, value in pairs.items()}
-    found = "|".join(re.escape(key) for key in sorted(known, key=len, reverse=True))
-    made = re.sub(rf"\b(?:{found})\b", lambda hit: _cased(hit[0], known[hit[0].lower()]), text, flags=re.I)
+def _back(table: Mapping[str, str]) -> dict[str, str]:
+    """Second words to first ones; where two have the same second word, to the first of them."""
+    found: dict[str, str] = {}
+    for one, two in table.items():
+        found.setdefault(two, one)
+    return found
+
+
+def _replaced(text: str, pairs: Mapping[str, str], before_ing: Mapping[str, str] | None = None) -> str | None:
+    """The text with every whole word or phrase replaced once; those of `before_ing` only before "not" or "-ing"."""
+    known = {key.lower(): value for key, value in {**pairs, **(before_ing or {})}.items()}
+    found = [re.escape(key) for key in sorted(pairs, key=len, reverse=True)]
+    found += [rf"{re.escape(key)}(?=\s+(?:not|\w+ing)\b)" for key in before_ing or ()]
+    pattern = rf"\b(?:{'|'.join(found)})\b".replace("'", "['’]")
+    made = re.sub(pattern, lambda hit: _cased(hit[0], known[hit[0].lower().replace("’", "'")]), text, flags=re.I)
     return made if made != text else None
 
 
