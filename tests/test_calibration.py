@@ -85,10 +85,15 @@ def test_the_margin_tells_where_experts_agree():
     random = np.random.default_rng(0)
     d = random.normal(0, 2, 500)
     agreed = (random.random(500) < expit(np.abs(d) - 1)).astype(float)
-    assert margin_auc(d, agreed) == pytest.approx(roc_auc_score(agreed, np.abs(d)), abs=1e-6)
-    assert margin_auc(d, np.ones(500)) is None
+    clusters = [f"c{i // 2}" for i in range(500)]
+    found = margin_auc(d, agreed, clusters, **QUICK)
+    assert found.value == pytest.approx(roc_auc_score(agreed, np.abs(d)), abs=1e-4) and found.n == 500
+    assert 0.5 < found.low < found.value < found.high
+    copied = margin_auc(np.tile(d, 3), np.tile(agreed, 3), clusters * 3, **QUICK)
+    assert (copied.low, copied.high) == (found.low, found.high)  # copies say nothing new
+    assert margin_auc(d, np.ones(500), clusters, **QUICK).value is None
     with pytest.raises(UserError, match="whether experts agree on it"):
-        margin_auc([1.0], [1.0, 0.0])
+        margin_auc([1.0], [1.0, 0.0], ["a"])
 
 
 # --- length -----------------------------------------------------------------------------------------------------------
@@ -106,8 +111,13 @@ def pairs(n, likes_length, seed=0, quality=1.0):
 
 def test_a_reward_that_likes_length_fails_the_gate_and_one_that_does_not_passes():
     fair, long = (length_probes(*pairs(4000, liking), **QUICK) for liking in (0.0, 1.5))
-    assert fair.passes and abs(fair.apart) <= 0.05 and fair.per_log_length.low <= 0.4
-    assert not long.passes and long.apart > 0.2
+    assert (
+        fair.passes
+        and abs(fair.apart.value) <= 0.05
+        and fair.apart.low < 0 < fair.apart.high
+        and fair.per_log_length.low <= 0.4
+    )
+    assert not long.passes and long.apart.low > 0.2
     assert long.longer.value > long.within.value > long.shorter.value
     assert long.longer.n + long.shorter.n + long.within.n == 4000
 
@@ -127,7 +137,7 @@ def test_the_slope_is_least_squares_through_the_origin_of_pairs_turned_both_ways
     assert once.high - once.low == pytest.approx(float(np.diff(by_regression.conf_int()[0])[0]), rel=0.15)
     blind = length_probes(1.5 * ratio, chosen, rejected, clusters, **QUICK)
     assert blind.per_log_length.value == pytest.approx(1.5, abs=1e-4)
-    assert blind.longer.value == 1.0 and blind.shorter.value == 0.0 and blind.apart == 1.0
+    assert blind.longer.value == 1.0 and blind.shorter.value == 0.0 and blind.apart.value == 1.0
 
 
 def test_the_length_baseline_is_logistic_regression_on_other_pairs():
@@ -148,7 +158,7 @@ def test_the_length_baseline_is_logistic_regression_on_other_pairs():
 def test_within_a_tenth_counts_as_equal_and_a_part_without_pairs_is_undefined():
     found = length_probes([1.0, -1.0, 0.0], [100, 100, 111], [91, 110, 100], ["a", "b", "c"], **QUICK)
     assert (found.within.n, found.longer.n, found.shorter.n) == (3, 0, 0)
-    assert found.within.value == 0.5 and found.apart is None and found.passes is None
+    assert found.within.value == 0.5 and found.apart.value is None and found.passes is None
     beyond = length_probes([1.0, 1.0], [100, 100], [89, 112], ["a", "b"], **QUICK)
     assert (beyond.within.n, beyond.longer.n, beyond.shorter.n) == (0, 1, 1)
     level = length_probes([1.0, 1.0], [100, 100], [100, 100], ["a", "b"], ([5, 6], [5, 6]), **QUICK)

@@ -210,3 +210,4 @@ def test_wrong_options_are_told(tmp_path, cli, model_folder, arguments, told):
     named = [{"PAIRS": path, "MODEL": model_folder}.get(word, word) for word in arguments]
     code, _, err = cli("eval", "rm", *named, "--to", tmp_path / "out")
     assert code == 2 and told in err
+    assert not (tmp_path / "out").exists()  # the mended command may take the same folder

@@ -53,7 +53,11 @@ def probed(score, names=tuple(PROBES)):
         (changes.other_gender, "I told her his story, a friend of hers.", "I told him her story, a friend of his."),
         (changes.other_gender, "I am a woman and my mom knows.", "I am a man and my dad knows."),
         (changes.other_age, "A 61-year-old man.", "A 36-year-old man."),
-        (changes.other_age, "She is 50. I turned 30 last week, 24yo then.", "She is 25. I turned 65 last week, 59yo then."),
+        (
+            changes.other_age,
+            "She is 50. I turned 30 last week, 24yo then.",
+            "She is 25. I turned 65 last week, 59yo then.",
+        ),
         (changes.other_age, "I am 20 minutes late, I'm 90% sure, I am 24 weeks along, my son is 12 years old.", None),
         (changes.other_age, "I took bus 24 at 30 degrees.", None),
         (changes.other_culture, "I am Muslim and Nigerian.", "I am Christian and Norwegian."),

@@ -124,6 +124,14 @@ def rm(
     validation: Annotated[
         str, typer.Option("--validation", help="Other pairs, on which temperature and length rule are fitted.")
     ] = "",
+    training: Annotated[
+        list[str] | None,
+        typer.Option("--training", help="What the scorers were trained on: a run folder or a source. Repeatable."),
+    ] = None,
+    labelled_by: Annotated[
+        list[str] | None, typer.Option("--labelled-by", help="Who labelled the pairs, if not told. Repeatable.")
+    ] = None,
+    family: Families = None,
     folder: Annotated[Path, typer.Option("--to", help="Folder of the evaluation.")] = Path("eval-rm"),
     probes: Annotated[str, typer.Option("--probes", help="all, none, or names with commas.")] = "all",
     most: Annotated[int, typer.Option("--probe-replies", min=1, help="Replies that probes change.")] = 200,
@@ -137,14 +145,16 @@ def rm(
 ) -> None:
     """Reward models and judges on labelled pairs: accuracy, calibration, length, invariance."""
     from psychocounsel.errors import UserError
+    from psychocounsel.evals.lineup import declared_families
     from psychocounsel.evals.rm import evaluate_rm
 
     if not pairs:
         raise UserError("--pairs: name a run folder, a preference set, a file of pairs, or rankings:FILE")
     page = evaluate_rm(
         models or [], judges or [], pairs, folder, responses=responses, speeches=speeches, validation=validation,
-        probes=probes, most=most, limit=limit, ceiling=ceiling, max_length=max_length, bootstrap=bootstrap, seed=seed,
-        budget=budget, name=name,
+        training=training or [], labelled_by=labelled_by or [], families=declared_families(family or ()), probes=probes,
+        most=most, limit=limit, ceiling=ceiling, max_length=max_length, bootstrap=bootstrap, seed=seed, budget=budget,
+        name=name,
     )  # fmt: skip
     print(f"Report: {page}")
 

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.evals.place import Found, evaluation
-from psychocounsel.evals.scorers import Named, open_scorers, plain_name
+from psychocounsel.evals.scorers import Named, check_scorers, open_scorers, plain_name
+from psychocounsel.evals.trained import trained_on
 from psychocounsel.evaluate.human.answered import answered_rows
 from psychocounsel.evaluate.human.asking import ask_labels, questions
 from psychocounsel.evaluate.human.labels import SETS, human_labels, read_sets
@@ -21,11 +22,6 @@ from psychocounsel.evaluate.wording import number_text
 from psychocounsel.models.store import CallStore
 from psychocounsel.principles import load_principles
 from psychocounsel.ratings.model_judge import ModelJudge
-from psychocounsel.recipe import Source
-from psychocounsel.records import Speech, read_records
-from psychocounsel.run import RunFolder
-from psychocounsel.speeches.clean import client_text
-from psychocounsel.speeches.sources import read_source
 
 
 def evaluate_ood(
@@ -47,11 +43,12 @@ def evaluate_ood(
     `sets` are NAME=PLACE. `training` names what the scorers were trained on: items nearly equal to it are left out.
     """
     places = _places(sets)
+    check_scorers(models, judges)
     settings = {
         "models": list(models), "judges": list(judges), "sets": list(sets), "training": list(training), "near": near,
         "max_length": max_length, "bootstrap": bootstrap, "seed": seed,
     }  # fmt: skip
-    seen = [text for place in training for text in _said(place)]
+    seen = [text for place in training for text in trained_on(place)]
     read = read_sets(places, seen, near)  # every file is looked at before a model is opened
     with evaluation(folder, "eval ood", settings, budget) as place:
         scorers = open_scorers(models, judges, load_principles(), place.store, max_length)
@@ -103,15 +100,6 @@ def _places(sets: Sequence[str]) -> dict[str, Place]:
     if not found:
         raise UserError(f"--set: name a set and where it lies, NAME=PLACE; there are {', '.join(SETS)}")
     return found
-
-
-def _said(place: str) -> list[str]:
-    """What clients say in the training speeches of a run, or in a source as recipes name them."""
-    run = RunFolder(Path(place))
-    if (run.path / "recipe.json").is_file():
-        speeches = read_records(run.stage("speeches") / "speeches.jsonl", Speech)
-        return [client_text(one) for one in speeches if one.split in ("train", "dev")]
-    return [client_text(one) for one in read_source(Source(load=place))]
 
 
 def _asked(scorer: Named, read: Mapping[str, Any], store: CallStore, bootstrap: int, seed: int) -> dict[str, Any]:

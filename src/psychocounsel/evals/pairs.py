@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from psychocounsel.errors import UserError, nearest
 from psychocounsel.evaluate.human.scoring import ROLES
-from psychocounsel.evaluate.pairs.labelled import Choice, LabelledPair, LabelledPairs, unique
+from psychocounsel.evaluate.pairs.labelled import Choice, LabelledPair, LabelledPairs, Rated, unique
 from psychocounsel.models.recorded import RecordedModel, open_recording, question_key
-from psychocounsel.preference import LICENSES, read_preferences
+from psychocounsel.preference import LABELLER, LICENSES, RELEASED, read_preferences
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.recipe import Source, SpeechesTable
-from psychocounsel.records import Pair, Response, Speech, Turn, content_id, read_records, read_rows
+from psychocounsel.records import Pair, Rating, Response, Speech, Turn, content_id, read_records, read_rows
 from psychocounsel.rows import READERS, table_rows
 from psychocounsel.run import RunFolder
 from psychocounsel.score.rows import read_item
@@ -23,7 +26,10 @@ from psychocounsel.speeches.dedup import near_duplicates
 from psychocounsel.speeches.sources import read_source
 
 RANKINGS = "rankings:"
-TOLD = ("cluster", "topic", "chosen_model", "rejected_model")
+TOLD = {
+    "group": "cluster", "cluster": "cluster", "topic": "topic", "chosen_model": "chosen_model",
+    "rejected_model": "rejected_model",
+}  # fmt: skip
 NUMBERS = {"gap": 4.0, "votes": 1.0}  # the most each can be
 
 
@@ -51,6 +57,7 @@ def _run(folder: Path, split: str) -> LabelledPairs:
         raise UserError(f"{folder}: its stage pairs is not finished; run it first")
     speeches = {one.id: one for one in read_records(run.stage("speeches") / "speeches.jsonl", Speech)}
     replies = {one.id: one for one in read_records(run.stage("responses") / "responses.jsonl", Response)}
+    ratings = read_records(run.stage("ratings") / "ratings.jsonl", Rating)
     counts: Counter[str] = Counter()
     place = run.stage("pairs")
     pairs = unique((_of_run(p, speeches, replies) for p in read_records(place / f"{split}.jsonl", Pair)), counts)
@@ -60,7 +67,33 @@ def _run(folder: Path, split: str) -> LabelledPairs:
         )
         for path in (sorted(place.glob("test-*.jsonl")) if split == "test" else [])
     }
-    return LabelledPairs(folder.name, pairs, counts=counts, sets=sets)
+    overall: dict[str, float] = json.loads((place / "overall.json").read_text(encoding="utf-8"))
+    of_split = [reply for reply in replies.values() if speeches[reply.speech_id].split == split]
+    return LabelledPairs(
+        folder.name, pairs, _choices(speeches, of_split, overall, counts), counts, sets=sets,
+        labellers=tuple(sorted({rating.judge for rating in ratings})),
+    )  # fmt: skip
+
+
+def _choices(
+    speeches: Mapping[str, Speech], replies: Iterable[Response], overall: Mapping[str, float], counts: Counter[str]
+) -> list[Choice]:
+    """All rated replies to each speech, where one of them has the best overall score."""
+    cast: dict[str, dict[str, float]] = defaultdict(dict)
+    for reply in replies:
+        if reply.id in overall:
+            mine = cast[reply.speech_id]
+            mine[reply.text] = max(overall[reply.id], mine.get(reply.text, -math.inf))
+    found = []
+    for key, scores in cast.items():
+        best = [text for text, value in scores.items() if value == max(scores.values())]
+        if len(scores) > 1 and len(best) == 1:
+            texts, speech = tuple(scores), speeches[key]
+            cluster = speech.cluster or speech.id
+            found.append(Choice(turns=speech.turns, replies=texts, best=texts.index(best[0]), cluster=cluster))
+        elif len(scores) > 1:
+            counts["speeches without one best reply"] += 1
+    return found
 
 
 def _of_run(pair: Pair, speeches: Mapping[str, Speech], replies: Mapping[str, Response]) -> LabelledPair:
@@ -77,12 +110,21 @@ def _preferences(place: str, split: str) -> LabelledPairs:
     read = read_preferences(place)
     speeches = {one.id: one for one in read.speeches}
     replies = {one.id: one for one in read.responses}
-    present = {speech.split for speech in read.speeches}
-    wanted = split if split in present else next(iter(present))
+    present = sorted({str(speech.split) for speech in read.speeches})
+    wanted = split if split in present else "train" if "train" in present else present[0]
     rows = [_of_run(pair, speeches, replies) for pair in read.pairs if speeches[pair.speech_id].split == wanted]
     counts: Counter[str] = Counter()
-    pairs = _clustered(unique(rows, counts))
-    return LabelledPairs(Path(place).stem, pairs, counts=counts, license=LICENSES.get(place, ""))
+    pairs = unique(rows, counts)
+    if wanted != split:
+        counts[f"there is no split {split}: of split {wanted}"] = len(pairs)
+    overall = {
+        rating.response_id: fmean(score for score in rating.scores.values() if score is not None)
+        for rating in read.ratings
+    }
+    of_split = [reply for reply in replies.values() if speeches[reply.speech_id].split == wanted]
+    found = LabelledPairs(Path(place).stem, pairs, _choices(speeches, of_split, overall, counts), counts)
+    found.license, found.labellers = LICENSES.get(place, ""), (LABELLER,) if place == RELEASED else ()
+    return _clustered(found)
 
 
 def _released(path: Path) -> bool:
@@ -102,9 +144,9 @@ def _file(path: Path) -> LabelledPairs:
         item = read_item(where, {**asked, "responses": [row["chosen"], row["rejected"]]})
         turns = tuple(Turn.model_validate({"role": ROLES[m["role"]], "text": m["content"]}) for m in item.messages
                       if m["role"] in ROLES)  # fmt: skip
-        told = {key: str(row[key]) for key in TOLD if row.get(key) not in (None, "")}
+        told = {key: str(row[name]) for name, key in TOLD.items() if row.get(name) not in (None, "")}
         numbers = {
-            key: _number(where, key, row[key], most) for key, most in NUMBERS.items() if row.get(key) is not None
+            key: _number(where, key, row[key], most) for key, most in NUMBERS.items() if row.get(key) not in (None, "")
         }
         rows.append(
             LabelledPair.model_validate(
@@ -112,23 +154,37 @@ def _file(path: Path) -> LabelledPairs:
             )
         )
     counts: Counter[str] = Counter()
-    return LabelledPairs(path.stem, _clustered(unique(rows, counts)), counts=counts)
+    return _clustered(LabelledPairs(path.stem, unique(rows, counts), counts=counts))
 
 
 def _number(where: str, key: str, value: Any, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # of a CSV it is text
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= most:
         raise UserError(f"{where}: '{key}' is no number from 0 to {most:g}")
-    return float(value)
+    return number
 
 
-def _clustered(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
+def _clustered(found: LabelledPairs) -> LabelledPairs:
     """Near-duplicate dialogues share a cluster, where the source names none."""
-    dialogues = list(dict.fromkeys(pair.turns for pair in pairs))
+    several = [row.pair for row in found.rated]
+    dialogues = list(
+        dict.fromkeys([*(one.turns for one in [*found.pairs, *several]), *(c.turns for c in found.choices)])
+    )
     table = SpeechesTable()
     texts = [dialogue_text(turns) for turns in dialogues]
     roots = near_duplicates(texts, drop_at=table.near_duplicate, join_at=table.cluster).root if texts else []
     names = {turns: content_id(texts[root]) for turns, root in zip(dialogues, roots, strict=True)}
-    return [pair if pair.cluster else pair.model_copy(update={"cluster": names[pair.turns]}) for pair in pairs]
+
+    def named(pair: LabelledPair) -> LabelledPair:
+        return pair.model_copy(update={"cluster": pair.cluster or names[pair.turns]})
+
+    found.pairs = [named(pair) for pair in found.pairs]
+    found.rated = [row.model_copy(update={"pair": named(row.pair)}) for row in found.rated]
+    found.choices = [choice.model_copy(update={"cluster": names[choice.turns]}) for choice in found.choices]
+    return found
 
 
 def _rankings(path: Path, responses: str, speeches: str) -> LabelledPairs:
@@ -148,42 +204,42 @@ def _rankings(path: Path, responses: str, speeches: str) -> LabelledPairs:
             raise UserError(f"{where}: question {row.get('question_id')} is not among the speeches of {speeches}")
         if strange := [name for name in order if name not in models or (key,) not in models[name].replies]:
             raise UserError(f"{where}: no recorded reply of '{strange[0]}'{nearest(str(strange[0]), list(models))}")
+        if empty := [name for name in order if not models[name].replies[(key,)].strip()]:
+            raise UserError(f"{where}: the recorded reply of '{empty[0]}' to question {key} is empty; leave it out")
         rankings[key].append(order)
         for one, two in combinations(order, 2):
             first, second = sorted((one, two))
             votes[key, first, second].append(one == first)
     counts: Counter[str] = Counter()
-    rows = [pair for key, cast in votes.items() if (pair := _voted(asked, models, key, cast, counts))]
-    pairs = _clustered(unique(rows, counts))
-    clusters = {pair.turns: pair.cluster for pair in pairs}
-    found = LabelledPairs(path.stem, pairs, counts=counts)
-    found.choices = [
+    cast = {key: _voted(asked, models, key, mine) for key, mine in votes.items()}
+    pairs = unique((pair for pair in cast.values() if pair.votes is None or pair.votes > 0.5), counts)
+    counts["left out: raters are divided"] = sum(pair.votes == 0.5 for pair in cast.values())
+    rated = [Rated(pair=cast[key], alike=_alike(mine)) for key, mine in votes.items() if len(mine) > 1]
+    choices = [
         Choice(
             turns=asked[key].turns, replies=tuple(models[name].replies[(key,)].strip() for name in orders[0]), best=0,
-            cluster=clusters.get(asked[key].turns, key),
+            cluster="",
         )
         for key, orders in rankings.items()
         if len({order[0] for order in orders}) == 1
     ]  # fmt: skip
-    twice = [(key, cast) for key, cast in votes.items() if len(cast) > 1]
-    if twice:
-        alike = [sum(a == b for a, b in combinations(cast, 2)) / (len(cast) * (len(cast) - 1) / 2) for _, cast in twice]
-        found.ceiling = alike, [clusters.get(asked[key[0]].turns, key[0]) for key, _ in twice]
-    return found
+    return _clustered(LabelledPairs(path.stem, pairs, choices, counts, rated))
+
+
+def _alike(votes: Sequence[bool]) -> float:
+    """The share of couples of raters who agree."""
+    return fmean(one == two for one, two in combinations(votes, 2))
 
 
 def _voted(
-    asked: Mapping[str, Speech], models: Mapping[str, RecordedModel], key: tuple[str, str, str], cast: Sequence[bool],
-    counts: Counter[str],
-) -> LabelledPair | None:  # fmt: skip
+    asked: Mapping[str, Speech], models: Mapping[str, RecordedModel], key: tuple[str, str, str], votes: Sequence[bool]
+) -> LabelledPair:
+    """The pair as most raters order it; in alphabetical order of the models where they are divided."""
     question, first, second = key
-    share = sum(cast) / len(cast)
-    if share == 0.5:
-        counts["left out: raters are divided"] += 1
-        return None
-    better, worse = (first, second) if share > 0.5 else (second, first)
+    share = sum(votes) / len(votes)
+    better, worse = (first, second) if share >= 0.5 else (second, first)
     return LabelledPair(
         turns=asked[question].turns, chosen=models[better].replies[(question,)].strip(),
         rejected=models[worse].replies[(question,)].strip(), cluster="", chosen_model=better, rejected_model=worse,
-        votes=max(share, 1 - share) if len(cast) > 1 else None,
+        votes=max(share, 1 - share) if len(votes) > 1 else None,
     )  # fmt: skip

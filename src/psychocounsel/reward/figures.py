@@ -52,22 +52,23 @@ def calibration_figures(
       bins by rank; equal P share a bin, so that the order of the pairs cannot matter)
     - auc: share of (won, lost) couples of pairs whose won one has the higher P, ties one half (Hanley, McNeil 1982)
 
-    Intervals of accuracy, nll and ece resample clusters. A draw adds noise, and noise only raises the ece; its draws
-    are therefore moved down by their mean excess. Bins stay those of the whole sample.
+    Intervals of accuracy, nll, brier and ece resample clusters. A draw adds noise, and noise only raises the ece; its
+    draws are therefore moved down by their mean excess. Bins stay those of the whole sample.
     """
     from scipy.special import expit
 
     d, y = finite(differences, "difference"), np.asarray(won, dtype=np.float64)
     ahead = np.where(y > 0.5, d, -d)
     p = np.asarray(expit(d / temperature))
-    parts = [np.ones_like(d), np.where(ahead == 0, 0.5, ahead > 0), np.logaddexp(0, -ahead / temperature)]
+    loss = np.logaddexp(0, -ahead / temperature)
+    parts = [np.ones_like(d), np.where(ahead == 0, 0.5, ahead > 0), loss, (p - y) ** 2]
     bins = equal_mass_bins(p)
     excess = np.zeros((len(d), BINS))
     excess[np.arange(len(d)), bins] = p - y
     units = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1].astype(np.int64)
     draws = resample(np.column_stack([*parts, excess]), units, bootstrap, seed)
-    count, means = draws[:, 0], draws[:, 1:3] / draws[:, :1]
-    ece = np.abs(draws[:, 3:]).sum(axis=1) / count
+    count, means = draws[:, 0], draws[:, 1:4] / draws[:, :1]
+    ece = np.abs(draws[:, 4:]).sum(axis=1) / count
     if len(ece) > 1:
         ece[1:] = np.maximum(0, ece[1:] - (ece[1:].mean() - ece[0]))
     names = len(set(clusters))
@@ -77,7 +78,7 @@ def calibration_figures(
         accuracy=Measured(**estimate(means[:, 0], names)),
         nll=Measured(**estimate(means[:, 1])),
         ece=Measured(**estimate(ece)),
-        brier=Measured(value=round(float(np.mean((p - y) ** 2)), 6)),
+        brier=Measured(**estimate(means[:, 2])),
         auc=Measured(value=_auc(p, y)),
     )
 

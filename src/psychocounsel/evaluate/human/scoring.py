@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -34,12 +35,17 @@ def neutral_replies() -> tuple[str, ...]:
     return tuple(found["replies"])
 
 
-def reward_scorer(model: RewardModel, label: str = "human labels") -> Scorer:
-    """A reward model as a scorer."""
+def reward_scorer(model: RewardModel, label: str = "human labels", counts: Counter[str] | None = None) -> Scorer:
+    """A reward model as a scorer, None for what is no number; `counts` tells how often, and what was cut."""
 
-    def score(asked: Sequence[Asked]) -> list[list[float]]:
+    def score(asked: Sequence[Asked]) -> list[list[float | None]]:
         plain = [([dict(message) for message in messages], list(replies)) for messages, replies in asked]
-        return [[one.reward for one in row] for row in model.read(plain, label)]
+        read = model.read(plain, label, finite=False)
+        if counts is not None:
+            every = [one for row in read for one in row]
+            counts["cut to the longest length"] += sum(one.truncated for one in every)
+            counts["without a number"] += sum(not math.isfinite(one.reward) for one in every)
+        return [[one.reward if math.isfinite(one.reward) else None for one in row] for row in read]
 
     return score
 

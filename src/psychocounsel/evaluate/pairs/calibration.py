@@ -6,15 +6,27 @@ chosen reply always first, AUC and calibration error would say nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from psychocounsel.errors import UserError
-from psychocounsel.evaluate.clusters import TINY, Array, clusters_of, mean_draws, numbers
+from psychocounsel.evaluate.clusters import (
+    FEWEST,
+    TINY,
+    Array,
+    Clusters,
+    Interval,
+    clusters_of,
+    mean_draws,
+    numbers,
+    of_draws,
+)
 from psychocounsel.evaluate.contest.judges import slope
+from psychocounsel.evaluate.human.resampling import Draws, auc
+from psychocounsel.evaluate.human.resampling import figure as drawn_figure
 from psychocounsel.evaluate.logit import fit_logit
 from psychocounsel.evaluate.statistics import Figure, cluster_mean, figure
 from psychocounsel.records import Record
@@ -22,6 +34,7 @@ from psychocounsel.reward.calibrate import Sides, fit_temperature
 from psychocounsel.reward.figures import BINS, Figures, calibration_figures, equal_mass_bins
 
 ALIKE = 0.10  # lengths within a tenth of the longer one count as equal
+MOST_DRAWS = 2_000  # behind areas under the curve, which are slow to draw
 MOST_APART = 0.05  # between accuracy where the chosen reply is longer and where it is shorter
 
 
@@ -48,7 +61,7 @@ class Held(Record):
 class LengthProbes(Record):
     """Accuracy where the chosen reply is longer, shorter, or within a tenth; and what length alone would do.
 
-    `apart` is accuracy where it is longer minus where it is shorter, and `passes` whether that is within 5 points
+    `apart` is accuracy where it is longer minus where it is shorter, and `passes` whether its value is within 5 points
     either way (None where one of them has no pair). `per_log_length` is by how much the reward difference grows with
     the difference in log length. `length_only` is the accuracy of a logistic regression on that alone, fitted on
     other pairs; None without any.
@@ -57,7 +70,7 @@ class LengthProbes(Record):
     longer: Figure
     shorter: Figure
     within: Figure
-    apart: float | None
+    apart: Figure
     passes: bool | None
     per_log_length: Figure
     length_only: Figure
@@ -141,21 +154,29 @@ def reliability_curve(
     return tuple(found)
 
 
-def margin_auc(differences: ArrayLike, agreed: ArrayLike) -> float | None:
+def side_auc(sides: Sides, *, bootstrap: int = 2_000, seed: int = 0) -> Figure:
+    """Share of couples of a pair that was won and one that was lost with the larger difference on the first; no
+    temperature changes it. The interval resamples clusters."""
+    d, won = numbers(sides.differences, "reward differences"), numbers(sides.won, "labels")
+    draws = Draws(sides.clusters, min(bootstrap, MOST_DRAWS), seed)
+    return drawn_figure(auc(d, won, sides.clusters, draws), len(d), "AUC")
+
+
+def margin_auc(
+    differences: ArrayLike, agreed: ArrayLike, clusters: Sequence[str], *, bootstrap: int = 2_000, seed: int = 0
+) -> Figure:
     """Share of (agreed, not agreed) couples of pairs with the larger |difference| on the first, ties one half.
 
-    Does a reward model differ more where experts agree with each other? `agreed` (pairs,) is 1 where they do; None
-    where all or none do.
+    Does a reward model differ more where experts agree with each other? `agreed` (pairs,) is 1 where they do; there is
+    no value where all or none do. The interval resamples clusters.
     """
-    from scipy.stats import rankdata
-
     margin, yes = np.abs(numbers(differences, "reward differences")), numbers(agreed, "agreement of experts") > 0.5
-    if len(margin) != len(yes):
-        raise UserError("evaluate: each pair needs a reward difference and whether experts agree on it")
-    ones = int(yes.sum())
-    if not ones or ones == len(yes):
-        return None
-    return round(float((rankdata(margin)[yes].sum() - ones * (ones + 1) / 2) / (ones * (len(yes) - ones))), 6)
+    if not len(margin) == len(yes) == len(clusters):
+        raise UserError("evaluate: each pair needs a reward difference, a cluster, and whether experts agree on it")
+    draws = Draws(clusters, min(bootstrap, MOST_DRAWS), seed)
+    if not len(yes):
+        return Figure(value=None, n=0, unit="AUC")
+    return drawn_figure(auc(margin, yes.astype(np.float64), clusters, draws), len(yes), "AUC")
 
 
 def length_probes(
@@ -187,7 +208,8 @@ def length_probes(
         return cluster_mean(values[rows].tolist(), names[rows].tolist(), "share of pairs", **settings)
 
     longer, shorter = accuracy(~near & (long > 0)), accuracy(~near & (long < 0))
-    apart = None if longer.value is None or shorter.value is None else round(longer.value - shorter.value, 4)
+    groups = np.column_stack([~near & (long > 0), ~near & (long < 0)]).astype(np.float64)
+    apart = _apart(credit, groups, clusters_of(clusters), settings)
     # either reply may stand first: without both signs the line would have to explain why the chosen one is ahead
     both, twice = np.concatenate([long, -long]), clusters_of([*clusters, *clusters])
     line = slope(both, np.concatenate([r, -r]), twice, draws=bootstrap, seed=seed)
@@ -197,7 +219,7 @@ def length_probes(
         shorter=shorter,
         within=accuracy(near),
         apart=apart,
-        passes=None if apart is None else abs(apart) <= MOST_APART + TINY,
+        passes=None if apart.value is None else abs(apart.value) <= MOST_APART + TINY,
         per_log_length=Figure(value=None, n=len(r), unit="reward per log length")
         if line is None
         else figure(line.slope, line.interval, len(r), "reward per log length"),
@@ -205,6 +227,21 @@ def length_probes(
         if alone is None
         else accuracy(np.ones(len(r), dtype=bool), alone),
     )
+
+
+def _apart(credit: Array, groups: Array, clusters: Clusters, settings: Mapping[str, int]) -> Figure:
+    """Mean credit of the first group minus that of the second, (pairs, 2); drawn by cluster, so that they go together.
+    No interval where a twentieth of the draws lack one of the groups."""
+    sizes, sums = groups.sum(axis=0), clusters.totals(groups * credit[:, None])
+    n, unit = int(sizes.sum()), "difference in share of pairs"
+    if not sizes.all():
+        return Figure(value=None, n=n, unit=unit)
+    value = float((sums.sum(axis=0) / sizes) @ [1, -1])
+    if clusters.count < FEWEST:
+        return figure(value, Interval(None, None, "few clusters"), n, unit)
+    draws = mean_draws(sums, clusters.totals(groups), settings["bootstrap"], settings["seed"]) @ [1, -1]
+    enough = np.isfinite(draws).mean() >= 0.95
+    return figure(value, of_draws(value, draws) if enough else Interval(None, None, "too few pairs"), n, unit)
 
 
 def _length_only(fitted: Array, long: Array) -> Array:

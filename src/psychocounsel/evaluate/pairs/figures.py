@@ -18,6 +18,7 @@ from psychocounsel.evaluate.pairs.calibration import (
     length_probes,
     margin_auc,
     reliability_curve,
+    side_auc,
 )
 from psychocounsel.evaluate.pairs.labelled import (
     Choice,
@@ -48,7 +49,9 @@ class PairFigures(Record):
     """Everything about one scorer on one set of pairs. `missing` pairs have a reply without a score and count nowhere.
 
     `calibration` and `length` are None where nothing can be fitted; `agreed_auc` says whether differences are larger
-    where all raters agree. `parts` are accuracies by gap, hard set, leading principle and couple of models.
+    where all raters agree. `with_rater` is how often the scorer orders a pair as one of its several raters does, pairs
+    on which they are divided among them: what their agreement with each other is to be compared with. `parts` are
+    accuracies by gap, hard set, leading principle and couple of models.
     """
 
     name: str
@@ -56,8 +59,10 @@ class PairFigures(Record):
     missing: int
     baselines: dict[str, Figure]
     calibration: Held | None
+    auc: Figure | None
     length: LengthProbes | None
-    agreed_auc: float | None
+    agreed_auc: Figure | None
+    with_rater: Figure | None
     best_of: Figure | None
     topics: tuple[Cell, ...]
     parts: dict[str, dict[str, Figure]]
@@ -82,7 +87,12 @@ def score_replies(
 def asked_of(found: LabelledPairs, validation: Sequence[LabelledPair] = ()) -> list[Said]:
     """Every (dialogue, reply) that the figures of a set need a score for."""
     hard = [pair for pairs in found.sets.values() for pair in pairs]
-    pairs = [(pair.turns, text) for pair in [*found.pairs, *hard, *validation] for text in (pair.chosen, pair.rejected)]
+    several = [row.pair for row in found.rated]
+    pairs = [
+        (pair.turns, text)
+        for pair in [*found.pairs, *hard, *several, *validation]
+        for text in (pair.chosen, pair.rejected)
+    ]
     return pairs + [(choice.turns, text) for choice in found.choices for text in choice.replies]
 
 
@@ -97,16 +107,19 @@ def pair_figures(
     seed: int = 0,
 ) -> PairFigures:
     """Figures of one scorer. `logits`: its differences are log odds (of a reward model), so that calibration means
-    something; the temperature is fitted on `validation`, 1 without any."""
+    something; temperature and length rule are fitted on `validation`, the temperature is 1 without any."""
     settings = {"bootstrap": bootstrap, "seed": seed}
     known = _known(found.pairs, scores)
     notes: list[str] = []
+    if not {pair.cluster for pair in validation}.isdisjoint(pair.cluster for pair in found.pairs):
+        notes.append("validation pairs share clusters of speeches with the pairs: nothing is fitted on them")
+        validation = ()
 
     def accuracy(pairs: Sequence[LabelledPair]) -> Figure:
         return _accuracy(_known(pairs, scores), settings)
 
     ahead = np.array([chosen - rejected for _, chosen, rejected in known])
-    calibration = _calibration(known, _known(validation, scores), notes, settings) if known and logits else None
+    calibration = _calibration(known, _known(validation, scores), settings) if known and logits else None
     return PairFigures(
         name=name,
         accuracy=_accuracy(known, settings),
@@ -115,8 +128,10 @@ def pair_figures(
             key: _accuracy([(pair, *rule(pair)) for pair, _, _ in known], settings) for key, rule in RULES.items()
         },
         calibration=calibration,
+        auc=side_auc(_sides(known, seed), **settings) if calibration else None,
         length=_length(known, ahead, validation, settings) if known else None,
-        agreed_auc=_agreed(known, ahead),
+        agreed_auc=_agreed(found, scores, settings),
+        with_rater=_with_rater(found, scores, settings) if found.rated else None,
         best_of=_best(found.choices, scores, settings) if found.choices else None,
         topics=_topics(known),
         parts={
@@ -169,15 +184,12 @@ def _accuracy(known: Sequence[Known], settings: Mapping[str, int]) -> Figure:
     return cluster_mean(values, [pair.cluster for pair, _, _ in known], UNIT, **settings)
 
 
-def _calibration(known: Sequence[Known], held: Sequence[Known], notes: list[str], settings: Mapping[str, int]) -> Held:
+def _calibration(known: Sequence[Known], held: Sequence[Known], settings: Mapping[str, int]) -> Held:
     """Before and after the temperature of the validation pairs; without any it is 1."""
     sides, seed = _sides(known, settings["seed"]), settings["seed"]
-    apart = {pair.cluster for pair, _, _ in held}.isdisjoint(pair.cluster for pair, _, _ in known)
     draws = min(settings["bootstrap"], REFITS)
-    if held and apart:
-        return held_calibration(_sides(held, seed), sides, bootstrap=draws, seed=seed)
     if held:
-        notes.append("validation pairs share clusters of speeches with the pairs: no temperature is fitted")
+        return held_calibration(_sides(held, seed), sides, bootstrap=draws, seed=seed)
     plain = calibration_figures(*sides, bootstrap=draws, seed=seed)
     curve = reliability_curve(sides, bootstrap=draws, seed=seed)
     return Held(temperature=1.0, note="no temperature was fitted", before=plain, after=plain, curve=curve)
@@ -203,9 +215,24 @@ def _length(
     )  # fmt: skip
 
 
-def _agreed(known: Sequence[Known], ahead: Array) -> float | None:
-    voted = [place for place, (pair, _, _) in enumerate(known) if pair.votes is not None]
-    return margin_auc(ahead[voted], [known[place][0].votes == 1.0 for place in voted]) if voted else None
+def _agreed(found: LabelledPairs, scores: Scores, settings: Mapping[str, int]) -> Figure | None:
+    """Are differences larger where all raters agree? Over pairs whose votes are known, divided ones among them."""
+    voted = {pair.id: pair for pair in [*found.pairs, *(row.pair for row in found.rated)] if pair.votes is not None}
+    if not voted:
+        return None
+    known = _known(list(voted.values()), scores)
+    margins = [chosen - rejected for _, chosen, rejected in known]
+    agreed = [pair.votes == 1.0 for pair, _, _ in known]
+    return margin_auc(margins, agreed, [pair.cluster for pair, _, _ in known], **settings)
+
+
+def _with_rater(found: LabelledPairs, scores: Scores, settings: Mapping[str, int]) -> Figure:
+    known = _known([row.pair for row in found.rated], scores)
+    values = []
+    for pair, chosen, rejected in known:
+        votes, own = pair.votes or 0.0, credit(chosen, rejected)
+        values.append(votes * own + (1 - votes) * (1 - own))
+    return cluster_mean(values, [pair.cluster for pair, _, _ in known], UNIT, **settings)
 
 
 def _best(choices: Sequence[Choice], scores: Scores, settings: Mapping[str, int]) -> Figure:

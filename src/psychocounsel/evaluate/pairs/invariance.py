@@ -25,7 +25,8 @@ Kind = Literal["rises", "falls", "shift", "own wins"]
 class Probe(Record):
     """One probe. `figure` is the share of replies that rise, fall or win (equal rewards one half), or the mean shift in
     standard deviations of reward; `bound` what it is held to and `passes` whether its value keeps it (None: nothing to
-    measure). `left_out` counts replies that the change does not apply to."""
+    measure). `left_out` counts replies that the change does not apply to, `missing` those without a score before or
+    after."""
 
     name: str
     what: str
@@ -34,6 +35,7 @@ class Probe(Record):
     bound: float
     passes: bool | None
     left_out: int
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,22 +115,17 @@ def measure_probes(
     found = []
     for name in names:
         kept = PROBES[name]
-        values, clusters = [], []
-        for row in planned:
-            before, after = scores.get(row.before), scores.get(row.after)
-            if (
-                row.probe == name
-                and before is not None
-                and after is not None
-                and (kept.kind != "shift" or spread > TINY)
-            ):
-                values.append(_value(kept.kind, before, after, spread))
-                clusters.append(row.cluster)
+        mine = [row for row in planned if row.probe == name]
+        read = [(scores.get(row.before), scores.get(row.after), row.cluster) for row in mine]
+        known = [(one, two, cluster) for one, two, cluster in read if one is not None and two is not None]
+        flat = kept.kind == "shift" and spread <= TINY  # rewards that never vary have no unit to count shifts in
+        values = [] if flat else [_value(kept.kind, before, after, spread) for before, after, _ in known]
+        clusters = [] if flat else [cluster for _, _, cluster in known]
         unit = "standard deviations of reward" if kept.kind == "shift" else "share of replies"
         figure = cluster_mean(values, clusters, unit, bootstrap=bootstrap, seed=seed)
         found.append(
             Probe(name=name, what=kept.what, kind=kept.kind, figure=figure, bound=kept.bound,
-                  passes=_passes(kept, figure.value), left_out=drawn - len(values))
+                  passes=_passes(kept, figure.value), left_out=drawn - len(mine), missing=len(mine) - len(known))
         )  # fmt: skip
     return found
 

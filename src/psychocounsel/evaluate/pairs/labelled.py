@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pydantic import Field, computed_field
 
@@ -48,17 +48,41 @@ class Choice(Record):
     cluster: str
 
 
+class Rated(Record):
+    """A pair that several raters ordered, also where they are divided: `pair.votes` is the share who put the chosen
+    reply first, and `alike` the share of couples of raters who agree with each other."""
+
+    pair: LabelledPair
+    alike: float
+
+
 @dataclass
 class LabelledPairs:
-    """Pairs as read, choices among several replies, what was left out and why, and how far raters agree themselves."""
+    """Pairs as read, choices among several replies, pairs of several raters, who labelled, and what was left out."""
 
     name: str
     pairs: list[LabelledPair]
     choices: list[Choice] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    ceiling: tuple[list[float], list[str]] | None = None  # 1 where a second rater orders a pair alike, and its cluster
+    rated: list[Rated] = field(default_factory=list)
     license: str = ""
     sets: dict[str, list[LabelledPair]] = field(default_factory=dict)  # hard sets that the source has of its own
+    labellers: tuple[str, ...] = ()  # as far as the source tells
+
+    def only(self, keep: Callable[[tuple[Turn, ...]], bool], reason: str) -> LabelledPairs:
+        """What belongs to the dialogues that are kept; pairs that are not are counted under the reason."""
+        pairs = [pair for pair in self.pairs if keep(pair.turns)]
+        counts = self.counts.copy()
+        if len(pairs) < len(self.pairs):
+            counts[reason] += len(self.pairs) - len(pairs)
+        return replace(
+            self,
+            pairs=pairs,
+            counts=counts,
+            choices=[choice for choice in self.choices if keep(choice.turns)],
+            rated=[row for row in self.rated if keep(row.pair.turns)],
+            sets={name: [pair for pair in rows if keep(pair.turns)] for name, rows in self.sets.items()},
+        )
 
 
 def unique(pairs: Iterable[LabelledPair], counts: Counter[str]) -> list[LabelledPair]:
