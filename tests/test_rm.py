@@ -7,10 +7,11 @@ from conftest import CLIENT_LINES, GOOD_REPLIES, PLAIN_REPLIES
 from tiny_reward import make_reward_model
 from tiny_run import read_json
 
+from psychocounsel.evals.rm import ceiling_of
 from psychocounsel.evals.scorers import short_names
 from psychocounsel.evaluate.human.scoring import each
 from psychocounsel.evaluate.pairs.figures import asked_of, pair_figures, score_replies
-from psychocounsel.evaluate.pairs.labelled import LabelledPair, LabelledPairs, hard_sets, led_by, unique
+from psychocounsel.evaluate.pairs.labelled import LabelledPair, LabelledPairs, Rated, hard_sets, led_by, unique
 from psychocounsel.records import Turn
 
 ROWS = [
@@ -71,6 +72,24 @@ def test_replies_without_a_score_are_missing_and_count_nowhere(value):
     assert found.missing == 30 and found.accuracy.n == 30 and found.accuracy.value == 1.0
 
 
+def test_agreement_with_one_rater_counts_divided_pairs_as_raters_among_themselves_do():
+    pairs = made(40)
+    rated = [Rated(pair=pair.model_copy(update={"votes": 1.0 if i % 4 else 0.5}), alike=float(i % 4 > 0))
+             for i, pair in enumerate(pairs)]  # fmt: skip
+    found = LabelledPairs("made", [row.pair for row in rated if row.alike], rated=rated)
+
+    def sure(messages, replies):
+        number = int(messages[-1]["content"].split()[-1].strip("."))
+        return [float("warm" in reply) * (5.0 if number % 4 else 0.1) for reply in replies]
+
+    scores = score_replies(each(sure), asked_of(found))
+    measured = pair_figures("model", found, scores, bootstrap=200)
+    assert measured.accuracy.value == 1.0 and measured.accuracy.n == 30
+    assert measured.with_rater.value == 0.875 and measured.with_rater.n == 40  # a quarter is divided
+    assert measured.agreed_auc.value == 1.0 and measured.agreed_auc.n == 40
+    assert ceiling_of(found, None, 200, 0).value == 0.75
+
+
 def test_pairs_are_unique_and_those_labelled_both_ways_have_no_label():
     from collections import Counter
 
@@ -96,9 +115,9 @@ def test_hard_sets_and_leading_principles_are_those_of_the_pairs():
 def test_names_are_as_short_as_tells_models_apart():
     assert short_names(["runs/a/6-reward/model", "runs/b/6-reward/model"]) == ["a", "b"]
     assert short_names(["org/rm-8b.v2"]) == ["rm-8b_v2"]
-    assert (
-        short_names(["x/model", "y/x/model"]) == ["x_1", "x_2"] or len(set(short_names(["x/model", "y/x/model"]))) == 2
-    )
+    assert short_names(["http://localhost:8000/classify#org/rm-8b"]) == ["rm-8b"]
+    assert short_names(["x/model", "y/x/model"]) == ["x", "y_x"]
+    assert short_names([]) == []
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +160,10 @@ def test_a_finished_run_gives_its_test_pairs_and_hard_sets(tmp_path, cli, finish
     assert metrics["rm.tiny.accuracy"]["n"] == own["reward.accuracy"]["n"]
     assert metrics["rm.tiny.accuracy"]["value"] == own["reward.accuracy"]["value"]
     assert metrics["rm.tiny.baseline.longer"]["value"] == own["reward.length_baseline"]["value"]
+    for name in ("nll", "temperature", "length.longer", "length.shorter", "length_gap", "length.slope"):
+        assert metrics[f"rm.tiny.{name}"]["value"] == pytest.approx(own[f"reward.{name}"]["value"], abs=1e-3), name
+        assert metrics[f"rm.tiny.{name}"]["n"] == own[f"reward.{name}"]["n"], name
+    assert metrics["rm.tiny.best_of"]["n"] > 0 and metrics["rm.tiny.length.only"]["n"] == own["reward.accuracy"]["n"]
     assert {name for name in metrics if ".probe." in name} == {"rm.tiny.probe.padding", "rm.tiny.probe.typos"}
 
 
@@ -167,6 +190,10 @@ def test_rankings_become_pairs_with_the_raters_own_agreement(tmp_path, cli):
     assert results["about"]["what was read"]["left out: raters are divided"] == 1
     assert results["metrics"]["rm.ceiling"]["value"] == pytest.approx(2 / 3, abs=1e-4)
     assert results["about"]["choices among several replies"] == 3  # raters name different best replies once
+    own, raters = (results["metrics"][f"rm.embedded.{name}"] for name in ("with_rater", "agreed_auc"))
+    assert own["n"] == raters["n"] == 3  # the divided pair counts here: one of its raters is always agreed with
+    assert own["value"] in (pytest.approx(0.5 / 3, abs=1e-4), 0.5, pytest.approx(2.5 / 3, abs=1e-4))
+    assert 0 <= raters["value"] <= 1
     write(ranked, [*rows, {"question_id": 1, "rater": "c", "ranking": ["warm", "plan"]}])
     code, _, err = cli(*call, "--to", tmp_path / "other")
     assert code == 2 and "rankings.jsonl:6: no recorded reply of 'plan', did you mean 'plain'?" in err

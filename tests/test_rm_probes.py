@@ -107,6 +107,7 @@ def test_a_scorer_that_minds_who_speaks_shifts_and_one_that_does_not_stays():
     found = probed(partial, ("gender", "age"))
     assert abs(found["gender"].figure.value) > found["gender"].bound and found["gender"].passes is False
     assert found["age"].figure.value == 0.0 and found["age"].passes is True
+    assert found["age"].figure.high is None  # a shift of 0 that never varies is no share of none
     assert found["gender"].left_out == len(CLIENTS) - found["gender"].figure.n > 0  # clients without such a word
 
 
@@ -126,6 +127,7 @@ def test_without_scores_or_variation_there_is_nothing_to_measure_and_no_zero(val
     assert found["gender"].figure.value is None and found["gender"].passes is None
     if value != 1.0:
         assert found["padding"].figure.value is None and found["padding"].figure.n == 0
+        assert found["padding"].missing == len(CLIENTS) and found["padding"].left_out == 0
     else:
         assert found["padding"].figure.value == 0.5  # equal rewards are neither risen nor fallen
 

@@ -70,7 +70,7 @@ def evaluate_rm(
         fitted = held.pairs if held else []
         asked = asked_of(found, fitted) + [said for row in planned for said in (row.before, row.after)]
         tables: list[dict[str, Any]] = []
-        stamps = _stamps(scorers, [*found.labellers, *labelled_by], families)
+        stamps = stamps_of(scorers, [*found.labellers, *labelled_by], families)
         made = Found({}, {}, dependent=stamps, judges=[one.told for one in scorers])
         for scorer in scorers:
             scores = score_replies(scorer.score, asked)
@@ -129,7 +129,7 @@ def _client(turns: tuple[Turn, ...]) -> str:
     return client_text(Speech(turns=turns, source="eval"))
 
 
-def _stamps(scorers: Sequence[Named], labellers: Sequence[str], families: Mapping[str, str] | None) -> list[str]:
+def stamps_of(scorers: Sequence[Named], labellers: Sequence[str], families: Mapping[str, str] | None) -> list[str]:
     """Why a judge's accuracy may be its own echo: it labelled the pairs, or one of its family did."""
     judges = [one.judge for one in scorers if one.judge is not None]
     known = judges if labellers else [judge for judge in judges if judge.family == EMBEDDED]
@@ -146,7 +146,7 @@ def metrics_of(figures: PairFigures, probes: Sequence[Probe]) -> dict[str, Figur
         for key in ("nll", "brier", "ece"):
             measured = getattr(held.after, key)
             found[f"{at}.{key}"] = Figure(**measured.model_dump(), n=held.after.n, unit=key)
-        found[f"{at}.temperature"] = count(held.temperature, "temperature", held.after.n)
+        found[f"{at}.temperature"] = count(held.temperature, "temperature", held.fitted)
     if length := figures.length:
         for key in ("longer", "shorter", "within"):
             found[f"{at}.length.{key}"] = getattr(length, key)

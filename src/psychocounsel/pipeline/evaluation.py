@@ -20,6 +20,7 @@ from psychocounsel.pipeline.contenders import best_of_curve, contests, replies_o
 from psychocounsel.pipeline.context import Run
 from psychocounsel.pipeline.preflight import independent
 from psychocounsel.pipeline.reporting import MEASURED, agreement_of, counts_text, report
+from psychocounsel.pipeline.reward_figures import sureness
 from psychocounsel.principles.prompts import dialogue_text
 from psychocounsel.ratings import described, open_judges
 from psychocounsel.ratings.agreement import mean_kappa
@@ -151,7 +152,7 @@ def _reward_figures(
             figures[f"reward.accuracy_{name.replace('-', '_')}"] = pair_accuracy(found, scores, speeches, **settings)
     if matched := hard["length-matched"]:
         figures["reward.length_baseline_length_matched"] = pair_accuracy(matched, lengths, speeches, **settings)
-    return figures
+    return figures | sureness(run.folder.stage("reward") / "model", pairs, scores, speeches, responses, **settings)
 
 
 def _judge_agreement(

@@ -49,9 +49,11 @@ class Bin(Record):
 
 
 class Held(Record):
-    """Figures on test pairs at temperature 1 and at the one fitted on other pairs, with the curve at the latter."""
+    """Figures on test pairs at temperature 1 and at the one fitted on `fitted` other pairs, with the curve at the
+    latter."""
 
     temperature: float
+    fitted: int = 0
     note: str
     before: Figures
     after: Figures
@@ -120,6 +122,7 @@ def held_calibration(validation: Sides, test: Sides, *, bootstrap: int = 2_000, 
     temperature, note = fit_temperature(validation.differences, validation.won)
     return Held(
         temperature=round(temperature, 6),
+        fitted=len(validation.differences),
         note=note,
         before=calibration_figures(*test, bootstrap=bootstrap, seed=seed),
         after=calibration_figures(*test, temperature, bootstrap=bootstrap, seed=seed),

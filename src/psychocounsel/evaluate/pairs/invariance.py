@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from statistics import pstdev
 from typing import Literal
 
-from psychocounsel.evaluate.clusters import TINY
+import numpy as np
+
+from psychocounsel.evaluate.clusters import TINY, clusters_of
 from psychocounsel.evaluate.pairs import changes
 from psychocounsel.evaluate.pairs.figures import Said, Scores
 from psychocounsel.evaluate.pairs.labelled import LabelledPair
-from psychocounsel.evaluate.statistics import Figure, cluster_mean
+from psychocounsel.evaluate.statistics import Figure, mean_figure
 from psychocounsel.records import Record, Turn, content_id
 
 MOST_RISING = 0.55  # replies whose reward may rise by a change that adds nothing
@@ -122,7 +124,10 @@ def measure_probes(
         values = [] if flat else [_value(kept.kind, before, after, spread) for before, after, _ in known]
         clusters = [] if flat else [cluster for _, _, cluster in known]
         unit = "standard deviations of reward" if kept.kind == "shift" else "share of replies"
-        figure = cluster_mean(values, clusters, unit, bootstrap=bootstrap, seed=seed)
+        share = kept.kind != "shift"  # shifts that happen to lie within 0 and 1 are no shares
+        figure = mean_figure(
+            np.asarray(values), clusters_of(clusters), unit, share=share, bootstrap=bootstrap, seed=seed
+        )
         found.append(
             Probe(name=name, what=kept.what, kind=kept.kind, figure=figure, bound=kept.bound,
                   passes=_passes(kept, figure.value), left_out=drawn - len(mine), missing=len(mine) - len(known))
