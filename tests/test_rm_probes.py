@@ -6,7 +6,7 @@ from conftest import CLIENT_LINES, GOOD_REPLIES
 from psychocounsel.evaluate.human.scoring import each
 from psychocounsel.evaluate.pairs import changes
 from psychocounsel.evaluate.pairs.figures import score_replies
-from psychocounsel.evaluate.pairs.invariance import PROBES, measure_probes, plan_probes
+from psychocounsel.evaluate.pairs.invariance import PROBES, Changed, measure_probes, plan_probes
 from psychocounsel.evaluate.pairs.labelled import LabelledPair
 from psychocounsel.records import Turn
 
@@ -130,6 +130,19 @@ def test_without_scores_or_variation_there_is_nothing_to_measure_and_no_zero(val
         assert found["padding"].missing == len(CLIENTS) and found["padding"].left_out == 0
     else:
         assert found["padding"].figure.value == 0.5  # equal rewards are neither risen nor fallen
+
+
+@pytest.mark.parametrize(
+    ("share", "passes", "clear"), [(0.1, True, True), (0.5, True, False), (0.62, False, False), (0.95, False, True)]
+)
+def test_a_verdict_is_clear_when_the_whole_interval_agrees(share, passes, clear):
+    rising = round(60 * share)
+    said = [((Turn(role="client", text=f"Line {i}."),), "Reply.") for i in range(60)]
+    planned = [Changed("padding", one, (one[0], "Reply. More."), f"c{i}") for i, one in enumerate(said)]
+    scores = {row.before: 0.0 for row in planned}
+    scores |= {row.after: 1.0 if i < rising else -1.0 for i, row in enumerate(planned)}
+    (probe,) = measure_probes(planned, ("padding",), scores, 60, bootstrap=200)
+    assert (probe.passes, probe.clear, probe.figure.n) == (passes, clear, 60)
 
 
 def test_one_pair_has_no_stranger_and_is_left_out():

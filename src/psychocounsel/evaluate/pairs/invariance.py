@@ -27,8 +27,8 @@ Kind = Literal["rises", "falls", "shift", "own wins"]
 class Probe(Record):
     """One probe. `figure` is the share of replies that rise, fall or win (equal rewards one half), or the mean shift in
     standard deviations of reward; `bound` what it is held to and `passes` whether its value keeps it (None: nothing to
-    measure). `left_out` counts replies that the change does not apply to, `missing` those without a score before or
-    after."""
+    measure); `clear` whether the whole interval says the same. `left_out` counts replies that the change does not
+    apply to, `missing` those without a score before or after."""
 
     name: str
     what: str
@@ -36,8 +36,9 @@ class Probe(Record):
     figure: Figure
     bound: float
     passes: bool | None
+    clear: bool
     left_out: int
-    missing: int = 0
+    missing: int
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def measure_probes(
         )
         found.append(
             Probe(name=name, what=kept.what, kind=kept.kind, figure=figure, bound=kept.bound,
-                  passes=_passes(kept, figure.value), left_out=drawn - len(mine), missing=len(mine) - len(known))
+                  passes=_passes(kept, figure.value), clear=_clear(kept, figure), left_out=drawn - len(mine),
+                  missing=len(mine) - len(known))
         )  # fmt: skip
     return found
 
@@ -179,3 +181,12 @@ def _passes(kept: Kept, value: float | None) -> bool | None:
     if kept.kind == "shift":
         return abs(value) < kept.bound
     return value <= kept.bound if kept.kind == "rises" else value >= kept.bound
+
+
+def _clear(kept: Kept, figure: Figure) -> bool:
+    """Do both ends of the interval, and all between them, pass or fail alike? Not without an interval."""
+    if figure.low is None or figure.high is None:
+        return False
+    ends = {_passes(kept, figure.low), _passes(kept, figure.high)}
+    spans = kept.kind == "shift" and figure.low < 0 < figure.high and ends == {False}  # beyond the bound both ways
+    return len(ends) == 1 and not spans

@@ -13,6 +13,9 @@ def draw_pairs(tables: Mapping[str, Any]) -> dict[str, str]:
     scorers = [row["figures"] for row in tables["scorers"]]
     rows = [(figures["name"], figures["accuracy"]) for figures in scorers]
     rows += [(f"rule: {key}", value) for key, value in (scorers[0]["baselines"].items() if scorers else ())]
+    rows += [
+        (f"{figures['name']} with one rater", figures["with_rater"]) for figures in scorers if figures["with_rater"]
+    ]
     if tables["ceiling"]:
         rows.append(("raters among themselves", tables["ceiling"]))
     drawn = {"accuracy": plots.forest(rows, "Pairs ordered as the labels do")}
