@@ -141,6 +141,7 @@ def test_a_finished_run_gives_its_test_pairs_and_hard_sets(tmp_path, cli, finish
     assert metrics["rm.tiny.accuracy"]["n"] == own["reward.accuracy"]["n"]
     assert metrics["rm.tiny.accuracy"]["value"] == own["reward.accuracy"]["value"]
     assert metrics["rm.tiny.baseline.longer"]["value"] == own["reward.length_baseline"]["value"]
+    assert 0 < metrics["rm.tiny.best_of"]["n"] <= own["reward.accuracy"]["n"]  # speeches with one best reply
     assert {name for name in metrics if ".probe." in name} == {"rm.tiny.probe.padding", "rm.tiny.probe.typos"}
 
 

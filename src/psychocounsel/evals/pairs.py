@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -60,7 +61,28 @@ def _run(folder: Path, split: str) -> LabelledPairs:
         )
         for path in (sorted(place.glob("test-*.jsonl")) if split == "test" else [])
     }
-    return LabelledPairs(folder.name, pairs, counts=counts, sets=sets)
+    overall = json.loads((place / "overall.json").read_text(encoding="utf-8"))
+    kept = {speech.id for speech in speeches.values() if speech.split == split}
+    return LabelledPairs(folder.name, pairs, _choices(speeches, replies, overall, kept), counts, sets=sets)
+
+
+def _choices(
+    speeches: Mapping[str, Speech], replies: Mapping[str, Response], overall: Mapping[str, float], kept: set[str]
+) -> list[Choice]:
+    """The rated replies to each speech of a split, where one of them is better than all others."""
+    rated: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for key, score in overall.items():
+        if key in replies and replies[key].speech_id in kept:
+            rated[replies[key].speech_id].append((score, replies[key].text))
+    found = []
+    for speech, rows in sorted(rated.items()):
+        best = max(score for score, _ in rows)
+        if len(rows) > 1 and [score for score, _ in rows].count(best) == 1:
+            texts = tuple(text for _, text in rows)
+            place = next(k for k, (score, _) in enumerate(rows) if score == best)
+            cluster = speeches[speech].cluster or speech
+            found.append(Choice(turns=speeches[speech].turns, replies=texts, best=place, cluster=cluster))
+    return found
 
 
 def _of_run(pair: Pair, speeches: Mapping[str, Speech], replies: Mapping[str, Response]) -> LabelledPair:
