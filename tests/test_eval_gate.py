@@ -260,6 +260,7 @@ def test_one_item_or_all_ties_pass_against_themselves_and_prove_nothing_else(tmp
         ({"figures": {WIN: Figure(value=0.9, n=400, unit="share of speeches")}}, "results.json says 0.9 and the items"),
         ({"unit": "share of pairs"}, "is measured in 'share of pairs' here"),
         ({"figures": {"missing_verdicts.online_vs_base": Figure(value=0.031, n=1, unit="share")}}, "3.1% of verdicts"),
+        ({"figures": {"missing_speeches.online_vs_base": Figure(value=0.05, n=1, unit="share")}}, "5.0% of speeches"),
         ({"figures": {WIN: Figure(value=float("nan"), n=400, unit="share of speeches")}}, "is not a number"),
     ],
 )  # fmt: skip

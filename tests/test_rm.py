@@ -164,6 +164,7 @@ def test_a_finished_run_gives_its_test_pairs_and_hard_sets(tmp_path, cli, finish
         assert metrics[f"rm.tiny.{name}"]["value"] == pytest.approx(own[f"reward.{name}"]["value"], abs=1e-3), name
         assert metrics[f"rm.tiny.{name}"]["n"] == own[f"reward.{name}"]["n"], name
     assert metrics["rm.tiny.best_of"]["n"] > 0 and metrics["rm.tiny.length.only"]["n"] == own["reward.accuracy"]["n"]
+    assert 0 < metrics["rm.tiny.best_of"]["n"] <= own["reward.accuracy"]["n"]  # speeches with one best reply
     assert {name for name in metrics if ".probe." in name} == {"rm.tiny.probe.padding", "rm.tiny.probe.typos"}
 
 

@@ -66,6 +66,9 @@ def contest_metrics(table: ContestTable) -> dict[str, Figure]:
     found[metric_name("missing_verdicts", table)] = count(
         table.headline.missing_verdicts, "share of verdicts", table.headline.verdicts
     )
+    lost, judged = table.headline.missing, table.headline.win_rate.n
+    share = lost / max(lost + judged, 1)
+    found[metric_name("missing_speeches", table)] = count(share, "share of speeches", lost + judged)
     for row in table.standings:
         found[f"{metric_name('winrate', table)}.judge.{row.judge}"] = row.win_rate
     for principle in table.principles:

@@ -11,7 +11,7 @@ from psychocounsel.evaluate.gate.noninferiority import Items
 from psychocounsel.evaluate.results import ItemValue, Results
 from psychocounsel.evaluate.statistics import Figure
 
-MISSING = "missing_verdicts."
+MISSING = {"missing_verdicts.": "verdicts are missing", "missing_speeches.": "speeches have no verdict in both orders"}
 ROUNDED = 1e-3  # results are rounded, and so may items be
 
 
@@ -35,11 +35,12 @@ def fault(side: Side, name: str, who: str, end: str = "value") -> str:
     if end != "value" and getattr(figure, end) is None:
         return f"has no interval in {who}; only by = 'value' can be held to a bound"
     for key, share in side.results.metrics.items():
-        contest, asked = key.removeprefix(MISSING), name.partition(".")[2]
-        meant = key.startswith(MISSING) and (asked == contest or asked.startswith(f"{contest}."))
+        what = next((prefix for prefix in MISSING if key.startswith(prefix)), "")
+        contest, asked = key.removeprefix(what), name.partition(".")[2]
+        meant = what and (asked == contest or asked.startswith(f"{contest}."))
         missing = 1.0 if share.value is None else share.value
         if meant and not missing <= MOST_MISSING:  # nor is NaN
-            return f"invalid in {who}: {missing:.1%} of verdicts are missing"
+            return f"invalid in {who}: {missing:.1%} of {MISSING[what]}"
     return ""
 
 
