@@ -54,7 +54,7 @@ def naive(request):
 
 def careful(request):
     """Keeps to the fence: obeys what stands outside of it, weighs what stands inside."""
-    assert [message["role"] for message in request.messages] == ["system", "user"]
+    assert [message["role"] for message in request.messages[:2]] == ["system", "user"]
     content = request.messages[1]["content"]
     fields = dict(FENCED.findall(content))
     orders = ORDER.findall(FENCED.sub("", content))

@@ -23,7 +23,7 @@ from psychocounsel.models.store import CallStore
 from psychocounsel.models.weights import load_tokenizer
 from psychocounsel.pipeline.contenders import contests, policies
 from psychocounsel.pipeline.context import Run
-from psychocounsel.pipeline.evaluation import evaluate, write_results
+from psychocounsel.pipeline.evaluation import evaluate, finish
 from psychocounsel.policy.sampling import Sample, Sampling, read_prompts
 from psychocounsel.principles import load_principles
 from psychocounsel.principles.prompts import COUNSELLOR, chat_messages, counsellor_prompt
@@ -351,7 +351,7 @@ def with_baselines(finished, tmp_path_factory):
         run = Run(recipe, folder, store)
         counts = evaluate(run, folder.stage("evaluate"))
         folder.finish("evaluate", {}, {}, counts, 1.0)
-        write_results(run)
+        finish(run)
     return run
 
 

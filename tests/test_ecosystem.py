@@ -23,7 +23,7 @@ def judge():
 @pytest.fixture
 def given(tmp_path, monkeypatch):
     """Twelve speeches, a recorded baseline and a judge who prefers the longer reply."""
-    (tmp_path / "desk.py").write_text(JUDGE)
+    (tmp_path / "bench_judge.py").write_text(JUDGE)
     monkeypatch.syspath_prepend(tmp_path)
     texts = [*CLIENT_LINES, *(f"{text} And it is worse this week." for text in CLIENT_LINES[:4])]
     rows = [{"question_id": i, "turns": [text]} for i, text in enumerate(texts)]
@@ -33,7 +33,7 @@ def given(tmp_path, monkeypatch):
     (tmp_path / "claude-plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies))
     return {
         "speeches": f"fastchat:{tmp_path / 'q.jsonl'}", "baseline": f"recorded:{tmp_path / 'claude-plain.jsonl'}",
-        "judges": ["desk:judge"], "folder": str(tmp_path / "out"), "candidate": "mistral-try",
+        "judges": ["bench_judge:judge"], "folder": str(tmp_path / "out"), "candidate": "mistral-try",
     }  # fmt: skip
 
 

@@ -547,7 +547,7 @@ def test_a_killed_evaluation_continues_and_asks_nothing_twice(cli, place):
     with serving(slow) as server:
         arguments = words(place, *by("fair"), candidate=f"{server.url}#mistral-served")
         command = [sys.executable, "-m", "psychocounsel.cli", *map(str, arguments)]
-        with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(command, env=environment(Path(__file__).parent), stderr=subprocess.PIPE) as process:
             while len(server.asked) < 5 and process.poll() is None:
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
