@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
@@ -56,15 +57,19 @@ def show_run(path: Path) -> None:
     show_results(path)
 
 
+PARTS = re.compile(r"winrate\.[^.]+\.|winrate_style\.|effective_judges\.|missing_|reward\.length\.")
+
+
 def show_results(path: Path) -> None:
-    """The figures of results.json as a table."""
+    """The main figures of results.json as a table; parts of win rates stand in the file."""
     file = path / "results.json"
     if not file.is_file():
         return
     results = _read_json(file)
     name_column = Column("figure", no_wrap=True)  # three win rates cut to one and the same word help nobody
     table = Table(name_column, "value", "95 % interval", "n", "unit", title="Results", title_justify="left")
-    for name, row in results["metrics"].items():
+    shown = {name: row for name, row in results["metrics"].items() if not PARTS.match(name)}
+    for name, row in shown.items():
         interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
         table.add_row(
             name,
@@ -75,6 +80,8 @@ def show_results(path: Path) -> None:
         )
     console = Console()
     console.print(table)
+    if len(shown) < len(results["metrics"]):
+        console.print(f"{len(results['metrics']) - len(shown)} more figures (by judge, principle, style): {file}")
     for reason in results["dependent"]:
         console.print(f"DEPENDENT: {reason}", style="yellow")
 
