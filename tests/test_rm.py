@@ -142,6 +142,7 @@ def test_the_command_measures_a_model_and_a_judge_on_a_file_of_pairs(tmp_path, c
     items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     assert sum(row["metric"] == "rm.warm.accuracy" for row in items) == 3
     page = (folder / "report.html").read_text(encoding="utf-8")
+    assert ", not clearly</td>" in page  # three pairs tell little
     assert "DEPENDENT" in page and "Reliability of warm" in page and ROWS[0]["speech"] not in page
     assert "longer" in out and "87.0" in out
     again = cli(*call)

@@ -142,7 +142,7 @@ def test_a_verdict_is_clear_when_the_whole_interval_agrees(share, passes, clear)
     scores = {row.before: 0.0 for row in planned}
     scores |= {row.after: 1.0 if i < rising else -1.0 for i, row in enumerate(planned)}
     (probe,) = measure_probes(planned, ("padding",), scores, 60, bootstrap=200)
-    assert (probe.passes, probe.clear, probe.figure.n) == (passes, clear, 60)
+    assert (probe.passes, probe.clearly, probe.figure.n) == (passes, clear, 60)
 
 
 def test_one_pair_has_no_stranger_and_is_left_out():

@@ -169,10 +169,8 @@ def _number(where: str, key: str, value: Any, most: float) -> float:
 
 def _clustered(found: LabelledPairs) -> LabelledPairs:
     """Near-duplicate dialogues share a cluster, where the source names none."""
-    several = [row.pair for row in found.rated]
-    dialogues = list(
-        dict.fromkeys([*(one.turns for one in [*found.pairs, *several]), *(c.turns for c in found.choices)])
-    )
+    said = [one.turns for one in [*found.pairs, *(row.pair for row in found.rated)]]
+    dialogues = list(dict.fromkeys([*said, *(choice.turns for choice in found.choices)]))
     table = SpeechesTable()
     texts = [dialogue_text(turns) for turns in dialogues]
     roots = near_duplicates(texts, drop_at=table.near_duplicate, join_at=table.cluster).root if texts else []

@@ -27,7 +27,7 @@ Kind = Literal["rises", "falls", "shift", "own wins"]
 class Probe(Record):
     """One probe. `figure` is the share of replies that rise, fall or win (equal rewards one half), or the mean shift in
     standard deviations of reward; `bound` what it is held to and `passes` whether its value keeps it (None: nothing to
-    measure); `clear` whether the whole interval says the same. `left_out` counts replies that the change does not
+    measure); `clearly` whether the whole interval says the same. `left_out` counts replies that the change does not
     apply to, `missing` those without a score before or after."""
 
     name: str
@@ -36,7 +36,7 @@ class Probe(Record):
     figure: Figure
     bound: float
     passes: bool | None
-    clear: bool
+    clearly: bool
     left_out: int
     missing: int
 
@@ -131,7 +131,7 @@ def measure_probes(
         )
         found.append(
             Probe(name=name, what=kept.what, kind=kept.kind, figure=figure, bound=kept.bound,
-                  passes=_passes(kept, figure.value), clear=_clear(kept, figure), left_out=drawn - len(mine),
+                  passes=_passes(kept, figure.value), clearly=_clear(kept, figure), left_out=drawn - len(mine),
                   missing=len(mine) - len(known))
         )  # fmt: skip
     return found
