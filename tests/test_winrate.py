@@ -625,5 +625,5 @@ def test_real_recordings_are_compared_where_they_are(cli, tmp_path, monkeypatch)
         "--judge", "rule_judge:judge", "--family", "rule-judge=rules", "--bootstrap", 100, "--to", tmp_path / "found",
     )  # fmt: skip
     results = read_results(tmp_path / "found")
-    assert results.metrics["winrate.zephyr_7b_alpha_vs_Samantha_1.11_7b"].n == 20
+    assert results.metrics["winrate.zephyr_7b_alpha_vs_Samantha_1_11_7b"].n == 20
     assert results.dependent == ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from psychocounsel.errors import UserError
 from psychocounsel.evaluate.contest.replies import Replies, Reply
+from psychocounsel.evaluate.results import metric_part
 from psychocounsel.models import open_models
 from psychocounsel.models.calls import ask_all
 from psychocounsel.models.chat import ChatModel, Request
@@ -53,7 +54,7 @@ def check_policies(policies: Sequence[Policy]) -> None:
     names: dict[str, str] = {}
     models: dict[tuple[str, str], str] = {}
     for policy in policies:
-        name, model = policy.name.replace("-", "_"), (policy.model.kind, policy.model.name)  # as metrics are named
+        name, model = metric_part(policy.name), (policy.model.kind, policy.model.name)  # as metrics are named
         if model in models:
             raise UserError(
                 f"{policy.source} is named twice: it would answer every speech alike and tie with itself; "

@@ -29,6 +29,7 @@ from psychocounsel.evaluate.contest.replies import (
 )
 from psychocounsel.evaluate.contest.tables import ContestTable, contest_table
 from psychocounsel.evaluate.contest.words import cautions, conclusion
+from psychocounsel.evaluate.results import metric_part
 from psychocounsel.evaluate.wording import figure_text
 from psychocounsel.principles import load_principles
 from psychocounsel.ratings import described
@@ -185,7 +186,7 @@ def found_in(
         )
         for policy in lineup.policies
     ]
-    metrics = {f"missing_replies.{row.policy}".replace("-", "_"): row.missing_share for row in counts}
+    metrics = {f"missing_replies.{metric_part(row.policy)}": row.missing_share for row in counts}
     for table in tables:
         metrics |= contest_metrics(table)
     principles = [{"id": principle.id, "name": principle.name} for principle in load_principles()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +45,11 @@ class ItemValue(Record):
     cluster: str
     value: Finite
     known: dict[str, Finite] = Field(default_factory=dict)
+
+
+def metric_part(name: str) -> str:
+    """A policy's name as the names of metrics carry it: a dot would part them, and patterns of gates read the rest."""
+    return re.sub(r"\W", "_", name)
 
 
 def write_results(folder: Path, results: Results, items: Iterable[ItemValue]) -> None:

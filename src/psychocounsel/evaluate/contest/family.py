@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from psychocounsel.evaluate.contest.tables import ContestTable, PolicyDifference
-from psychocounsel.evaluate.results import ItemValue
+from psychocounsel.evaluate.results import ItemValue, metric_part
 from psychocounsel.evaluate.significance import holm, paired_difference
 from psychocounsel.evaluate.statistics import Figure, count
 
@@ -46,7 +46,7 @@ def policy_differences(
 
 def metric_name(kind: str, table: ContestTable) -> str:
     """`winrate.A_vs_B` and its kin, as results.json names them."""
-    return f"{kind}.{table.a}_vs_{table.b}".replace("-", "_")
+    return f"{kind}.{metric_part(table.a)}_vs_{metric_part(table.b)}"
 
 
 def contest_metrics(table: ContestTable) -> dict[str, Figure]:
