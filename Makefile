@@ -24,12 +24,12 @@ demo: .venv/train  ## the whole pipeline on the embedded texts; a second call fi
 	$(RUN) run recipes/quickstart.toml
 
 format: .venv/dev
-	.venv/bin/ruff format src tests benchmarks
-	.venv/bin/ruff check --fix src tests benchmarks
+	.venv/bin/ruff format src tests benchmarks examples
+	.venv/bin/ruff check --fix src tests benchmarks examples
 
 check: .venv/dev  ## style and types
-	.venv/bin/ruff format --check src tests benchmarks
-	.venv/bin/ruff check src tests benchmarks
+	.venv/bin/ruff format --check src tests benchmarks examples
+	.venv/bin/ruff check src tests benchmarks examples
 	.venv/bin/mypy
 
 test: check  ## style, types, all tests offline, coverage of at least 90 %
