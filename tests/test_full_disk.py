@@ -33,18 +33,20 @@ def disk(tmp_path):
 
 
 CHECKPOINT = "checkpoint: cannot be written"
+REFERENCE = ".reference.sqlite: cannot keep reference log-probabilities"
+FULL = ": No space left on device; free some space"
 CASES = [  # the last stage that is finished, free KiB, where it hurts; kernels count a little differently
     (None, 16, "calls.sqlite: cannot be used as a call store"),
-    (None, 200, ": No space left on device; free some space"),
+    (None, 200, FULL),
     ("speeches", 600, "calls.sqlite: cannot write"),
     ("pairs", 60, CHECKPOINT),
     ("pairs", 400, CHECKPOINT),
-    ("supervised", 100, (": No space left on device; free some space", CHECKPOINT)),
+    ("supervised", 100, (FULL, CHECKPOINT)),
     ("supervised", 400, CHECKPOINT),
-    ("reward", 40, ": No space left on device; free some space"),
-    ("reward", 120, (".reference.sqlite: cannot keep reference log-probabilities", CHECKPOINT)),
+    ("reward", 40, (FULL, REFERENCE, CHECKPOINT)),
+    ("reward", 120, (FULL, REFERENCE, CHECKPOINT)),
     ("reward", 400, CHECKPOINT),
-    ("policy", 60, ": No space left on device; free some space"),
+    ("policy", 60, FULL),
 ]
 
 

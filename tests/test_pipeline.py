@@ -49,10 +49,11 @@ def test_the_second_run_does_nothing(finished, tmp_path, cli):
     code, out, err = cli("run", write_recipe(tmp_path), "--runs", tmp_path)
     assert (code, err.splitlines()) == (0, DONE_LINES)
     assert "winrate.online_vs_offline" in out
-    before.pop("recipe.json")
     after = touched(folder)
-    after.pop("recipe.json")
-    assert after == before
+    passing = {"recipe.json", "calls.sqlite-wal", "calls.sqlite-shm"}  # the last two go when a reader closes the store
+    assert {name: when for name, when in after.items() if name not in passing} == {
+        name: when for name, when in before.items() if name not in passing
+    }
 
 
 def test_a_lost_report_is_written_again_without_any_stage(finished, tmp_path, cli):
